@@ -1,0 +1,33 @@
+VENV ?= .venv
+# cpu, gpu, or auto: gpu where nvidia-smi finds one
+PLATFORM ?= auto
+
+.DEFAULT_GOAL := help
+.PHONY: help install install-dev rehearsal test soak lint lock
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: ## set up .venv with the locked packages (PLATFORM=cpu|gpu|auto)
+	@requirements/install.sh $(PLATFORM) --venv $(VENV)
+
+install-dev: ## the same with the tools that test and check
+	@requirements/install.sh $(PLATFORM) --venv $(VENV) --dev
+
+rehearsal: install ## a whole fusion of tiny models on this machine
+	$(VENV)/bin/crucible run rehearsal/recipe.yaml
+
+test: install-dev ## the tests, without the long ones
+	$(VENV)/bin/pytest
+
+soak: install-dev ## the long tests
+	$(VENV)/bin/pytest -m soak --timeout 7200
+
+lint: install-dev ## format, lint, types, and which package may import which
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+lock: install ## make requirements/*.txt again from pyproject.toml
+	VENV=$(VENV) requirements/lock.sh
