@@ -1,0 +1,198 @@
+"""Read a recipe file: inheritance, paths, and one plain sentence for each mistake."""
+
+import difflib
+import re
+from pathlib import Path
+from types import UnionType
+from typing import Any, TypeGuard, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from fusion.errors import BadInputError
+from fusion.identity import content_hash
+from fusion.recipe import Recipe
+
+HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
+_PATH_KEYS = {
+    ("target", "model"),
+    ("sources", "model"),
+    ("sources", "path"),
+    ("datasets", "path"),
+    ("reward", "model"),
+    ("sft", "data"),
+    ("dpo", "data"),
+}
+Raw = dict[str, Any]
+
+
+def load_recipe(path: str | Path, parameters: dict[str, str] | None = None) -> Recipe:
+    """The recipe in a file, `extends:` resolved and relative paths made absolute.
+
+    `parameters` fill `${NAME}` in the file's texts.
+
+    Raises:
+        BadInputError: one sentence on the first mistake found.
+    """
+    raw = _load_raw(Path(path), parameters or {}, seen=())
+    return parse_recipe(raw, origin=str(path))
+
+
+def parse_recipe(raw: Raw, *, origin: str = "recipe") -> Recipe:
+    """Validate an already read recipe.
+
+    Raises:
+        BadInputError: one sentence on the first mistake found.
+    """
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as error:
+        raise BadInputError(f"{origin}: {_first_mistake(error)}") from None
+
+
+def recipe_hash(recipe: Recipe) -> str:
+    """Identity of the resolved recipe."""
+    return content_hash(recipe.model_dump(mode="json"))
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The resolved recipe as YAML, to be kept with the run."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def stored_recipe(text: str, *, origin: str) -> Recipe:
+    """The recipe kept with a run: resolved, without inheritance or parameters.
+
+    Raises:
+        BadInputError: it is none.
+    """
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raw = None
+    if not isinstance(raw, dict):
+        raise BadInputError(f"{origin} is no recipe; run the recipe again to write it anew.")
+    return parse_recipe(raw, origin=origin)
+
+
+def _load_raw(path: Path, parameters: dict[str, str], seen: tuple[Path, ...]) -> Raw:
+    if path.resolve() in seen:
+        raise BadInputError(f"{path} extends itself; remove the circle of extends.")
+    raw = _absolute_paths(_read_yaml(path, parameters), path.parent)
+    parent = raw.pop("extends", None)
+    if parent is None:
+        return raw
+    base = _load_raw(path.parent / parent, parameters, (*seen, path.resolve()))
+    return merge(base, raw)
+
+
+def _read_yaml(path: Path, parameters: dict[str, str]) -> Raw:
+    if not path.is_file():
+        raise BadInputError(f"There is no recipe {path}; give the path of a YAML file.")
+    try:
+        raw = yaml.safe_load(_fill(path.read_text(encoding="utf-8"), parameters, path))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BadInputError(f"{path} is not YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(raw, dict):
+        raise BadInputError(f"{path} holds {type(raw).__name__}, not a recipe's keys and values.")
+    return raw
+
+
+def _fill(text: str, parameters: dict[str, str], path: Path) -> str:
+    def value(match: re.Match[str]) -> str:
+        if match[1] not in parameters:
+            raise BadInputError(
+                f"{path} needs the parameter {match[1]}; give it as --set {match[1]}=VALUE."
+            )
+        return parameters[match[1]]
+
+    return re.sub(r"\$\{(\w+)\}", value, text)
+
+
+def merge(base: Raw, over: Raw) -> Raw:
+    """`over` on `base`: mappings merge, lists of named items merge by name, all else replaces."""
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        if isinstance(old, dict) and isinstance(value, dict):
+            merged[key] = merge(old, value)
+        elif _named(old) and _named(value):
+            merged[key] = _merge_named(old, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _named(value: Any) -> TypeGuard[list[Raw]]:
+    if not (isinstance(value, list) and value):
+        return False
+    return all(isinstance(item, dict) and "name" in item for item in value)
+
+
+def _merge_named(base: list[Raw], over: list[Raw]) -> list[Raw]:
+    changes = {item["name"]: item for item in over}
+    merged = [merge(item, changes.pop(item["name"], {})) for item in base]
+    return [*merged, *changes.values()]
+
+
+def _absolute_paths(raw: Raw, folder: Path) -> Raw:
+    """A relative path in a recipe is relative to the file that says it."""
+    resolved = dict(raw)
+    for section, key in sorted(_PATH_KEYS):
+        value = resolved.get(section)
+        if isinstance(value, list):
+            resolved[section] = [_absolute(item, key, folder) for item in value]
+        elif value is not None:
+            resolved[section] = _absolute(value, key, folder)
+    return resolved
+
+
+def _absolute(section: Any, key: str, folder: Path) -> Any:
+    if not isinstance(section, dict) or not isinstance(section.get(key), str):
+        return section
+    value = section[key]
+    path = folder / value
+    if "://" in value or (HUB_ID.match(value) and not path.exists()):
+        return section
+    return {**section, key: str(path.resolve())}
+
+
+def _first_mistake(error: ValidationError) -> str:
+    mistake = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    where = ".".join(str(part) for part in mistake["loc"]) or "the recipe"
+    if mistake["type"] == "extra_forbidden":
+        return _unknown_key(mistake["loc"])
+    if mistake["type"] == "missing":
+        return f"{where} is missing; add it."
+    if mistake["type"] == "value_error":
+        return f"{where}: {mistake['ctx']['error']!s}."
+    given = str(mistake["input"])
+    return f"{where} is {given[:60]!r}: {mistake['msg'][0].lower()}{mistake['msg'][1:]}."
+
+
+def _unknown_key(loc: tuple[str | int, ...]) -> str:
+    *parents, key = loc
+    section = _section_at(Recipe, parents)
+    known = sorted(section.model_fields) if section else []
+    close = difflib.get_close_matches(str(key), known, n=1, cutoff=0.4)
+    where = ".".join(str(p) for p in parents) or "the recipe"
+    advice = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}."
+    return f"{where} has no key {key}; {advice}"
+
+
+def _section_at(model: type[BaseModel], path: list[str | int]) -> type[BaseModel] | None:
+    for part in path:
+        if isinstance(part, int) or part not in model.model_fields:
+            continue
+        found = _models_in(model.model_fields[part].annotation)
+        if not found:
+            return None
+        model = found[0]
+    return model
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if get_origin(annotation) in (Union, UnionType, tuple, dict, list):
+        return [m for arg in get_args(annotation) for m in _models_in(arg)]
+    is_model = isinstance(annotation, type) and issubclass(annotation, BaseModel)
+    return [annotation] if is_model else []

@@ -1,0 +1,80 @@
+"""Where things lie: the shared store and one run's own folder (design: the data).
+
+storage/store/{prompts,responses,scores,reference}/KEY/part-*.parquet
+storage/NAME/{recipe.yaml,dataset/,evaluation/,quarantine/,checkpoints/,manifests/,logs/}
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from fusion.identity import KEY_LENGTH, content_hash, model_fingerprint
+from fusion.ingest import DataPath
+from fusion.recipe import Recipe, Sampling, Source
+from fusion.records import TABLES
+from fusion.store import Location, Table
+
+
+@dataclass(frozen=True)
+class Run:
+    """A recipe and the places its tables and files have under its storage."""
+
+    recipe: Recipe
+
+    @cached_property
+    def storage(self) -> Location:
+        """The root that every recipe with this storage shares."""
+        return Location.of(self.recipe.storage)
+
+    @cached_property
+    def folder(self) -> Location:
+        """This run's own folder."""
+        return self.storage / self.recipe.name
+
+    def shared(self, table: str) -> Table:
+        """A table of the store: prompts, responses, scores or reference, with a part a key."""
+        return _table(self.storage / "store" / table, table)
+
+    def sft(self) -> Table:
+        """The training conversations selected for this run."""
+        return _table(self.folder / "dataset" / "sft", "sft")
+
+    def preferences(self) -> Table:
+        """The preference pairs selected for this run."""
+        return _table(self.folder / "dataset" / "preferences", "preferences")
+
+    def results(self) -> Table:
+        """One row an answer to a held-out prompt: every source, and base, sft and dpo."""
+        return _table(self.folder / "evaluation" / "results", "results")
+
+    def quarantine(self, stage: str) -> Table:
+        """The rows of a stage that could not be processed."""
+        return _table(self.folder / "quarantine" / stage, "quarantine")
+
+    def manifest(self, stage: str) -> Location:
+        """The manifest a stage writes last."""
+        return self.folder / "manifests" / f"{stage}.json"
+
+    def training_log(self, stage: str) -> Location:
+        """JSON lines, one a logged training step of sft or dpo."""
+        return self.folder / "logs" / f"{stage}.jsonl"
+
+
+def _table(location: Location, name: str) -> Table:
+    kind = TABLES[name]
+    return Table(location, kind.schema, kind.id_column)
+
+
+def source_key(source: Source, sampling: Sampling) -> str:
+    """A source's name and a hash of all that shapes its answers.
+
+    That is: model, revision and files (chat template included), sampling parameters, and the
+    engine settings that change numerics. An imported source is its file and how it is read.
+    """
+    if source.kind == "imported":
+        shape: list[Any] = [DataPath.of(source).fingerprint(), source.fields]
+    else:
+        numerics = [source.engine.dtype, source.engine.quantization, source.engine.max_model_len]
+        model = model_fingerprint(str(source.model), source.revision)
+        shape = [model, sampling.model_dump(mode="json"), numerics]
+    return f"{source.name}-{content_hash(shape, length=KEY_LENGTH)}"

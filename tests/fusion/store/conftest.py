@@ -1,0 +1,70 @@
+"""Every test of the store runs on a local folder and on a real S3 server on loopback."""
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from fusion.store import Location
+
+ROOT = Path(__file__).parents[3]
+BUCKET = "crucible-tests"
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """URI of a bucket; the endpoint and keys are in the environment, as a user would set them."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # one line a request otherwise
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    port = server.get_host_and_port()[1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "test-key")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test-secret")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        boto3.client("s3").create_bucket(Bucket=BUCKET)
+        yield f"s3://{BUCKET}"
+    server.stop()
+
+
+@pytest.fixture(params=["local", "s3"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
+    """An empty folder of its own."""
+    if request.param == "local":
+        return Location.of(tmp_path / "storage")
+    return Location.of(f"{request.getfixturevalue('s3')}/{uuid4().hex}")
+
+
+Start = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts `python -c SCRIPT ARGUMENTS` in the source tree; what still runs is killed after."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def _start(script: str, *arguments: object) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", script, *map(str, arguments)],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        processes.append(process)
+        return process
+
+    yield _start
+    for process in processes:
+        process.kill()
+        process.wait()

@@ -1,0 +1,128 @@
+"""Recipes: what is accepted, what is refused and in which words."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fusion.errors import BadInputError
+from fusion.recipe_file import dump_recipe, load_recipe, merge, parse_recipe, recipe_hash
+
+SMALL = {
+    "name": "small",
+    "target": {"model": "org/target", "revision": "abc"},
+    "sources": [{"name": "one", "model": "org/one", "revision": "abc"}],
+    "datasets": [
+        {"name": "d", "path": "d.jsonl", "domain": "instruction", "fields": {"prompt": "q"}}
+    ],
+}
+
+
+def _write(folder: Path, name: str, raw: dict) -> Path:
+    path = folder / name
+    path.write_text(yaml.safe_dump(raw))
+    return path
+
+
+def _refusal(raw: dict) -> str:
+    with pytest.raises(BadInputError) as refused:
+        parse_recipe(raw)
+    return str(refused.value)
+
+
+def test_unknown_key_is_refused_with_the_nearest_known_one():
+    assert "did you mean sources?" in _refusal({**SMALL, "soruces": []})
+
+
+def test_unknown_key_deep_in_a_list_is_refused_with_its_place():
+    source = {**SMALL["sources"][0], "sampling": {"temprature": 1}}
+    said = _refusal({**SMALL, "sources": [source]})
+    assert "sources.0.sampling has no key temprature; did you mean temperature?" in said
+
+
+@pytest.mark.parametrize("section", ["sources", "datasets"])
+def test_empty_and_missing_lists_are_refused(section):
+    assert section in _refusal({**SMALL, section: []})
+    assert section in _refusal({k: v for k, v in SMALL.items() if k != section})
+
+
+def test_two_sources_of_one_name_are_refused():
+    assert "sources has one twice" in _refusal({**SMALL, "sources": SMALL["sources"] * 2})
+
+
+def test_margin_upside_down_is_refused():
+    said = _refusal({**SMALL, "selection": {"margin": {"low": 0.2, "high": 0.1}}})
+    assert "low 0.2 is above high 0.1" in said
+
+
+@pytest.mark.parametrize(("key", "value"), [("temperature", 9), ("top_p", 0), ("max_tokens", 0)])
+def test_sampling_value_out_of_range_is_refused(key, value):
+    source = {**SMALL["sources"][0], "sampling": {key: value}}
+    assert f"sources.0.sampling.{key}" in _refusal({**SMALL, "sources": [source]})
+
+
+@pytest.mark.parametrize("name", ["base", "sft", "dpo"])
+def test_a_source_may_not_take_a_checkpoint_s_name(name):
+    source = {**SMALL["sources"][0], "name": name}
+    assert name in _refusal({**SMALL, "sources": [source]})
+
+
+def test_child_recipe_changes_one_source_by_name_and_keeps_the_rest(tmp_path):
+    _write(tmp_path, "base.yaml", SMALL)
+    child = {"extends": "base.yaml", "sources": [{"name": "one", "replicas": 3}]}
+    recipe = load_recipe(_write(tmp_path, "child.yaml", child))
+    assert recipe.sources[0].replicas == 3
+    assert recipe.sources[0].model == "org/one"
+    assert recipe.name == "small"
+
+
+def test_a_recipe_that_extends_itself_is_refused(tmp_path):
+    path = _write(tmp_path, "round.yaml", {**SMALL, "extends": "round.yaml"})
+    with pytest.raises(BadInputError, match="extends itself"):
+        load_recipe(path)
+
+
+def test_relative_paths_are_relative_to_the_file_that_says_them(tmp_path):
+    (tmp_path / "models" / "tiny").mkdir(parents=True)
+    raw = {**SMALL, "target": {"model": "models/tiny"}}
+    recipe = load_recipe(_write(tmp_path, "r.yaml", raw))
+    assert recipe.target.model == str(tmp_path / "models" / "tiny")
+    assert recipe.sources[0].model == "org/one"
+
+
+def test_parameter_is_filled_and_a_missing_one_is_named(tmp_path):
+    raw = {**SMALL, "storage": "${where}/runs"}
+    path = _write(tmp_path, "r.yaml", raw)
+    assert load_recipe(path, {"where": "here"}).storage == "here/runs"
+    with pytest.raises(BadInputError, match="--set where="):
+        load_recipe(path)
+
+
+@pytest.mark.parametrize("text", ["- a list", "name: [", "just words"])
+def test_a_file_that_is_no_recipe_is_refused_in_one_sentence(tmp_path, text):
+    path = tmp_path / "r.yaml"
+    path.write_text(text)
+    with pytest.raises(BadInputError) as refused:
+        load_recipe(path)
+    assert "\n" not in str(refused.value)
+
+
+def test_dumped_recipe_is_the_same_recipe(tmp_path):
+    recipe = parse_recipe(SMALL)
+    (tmp_path / "again.yaml").write_text(dump_recipe(recipe))
+    again = load_recipe(tmp_path / "again.yaml")
+    assert recipe_hash(again.model_copy(update={"datasets": recipe.datasets})) == recipe_hash(
+        recipe
+    )
+
+
+_trees = st.recursive(
+    st.integers(), lambda leaf: st.dictionaries(st.sampled_from("abc"), leaf), max_leaves=8
+)
+
+
+@given(st.dictionaries(st.sampled_from("abc"), _trees))
+def test_merging_a_recipe_with_itself_changes_nothing(raw):
+    assert merge(raw, raw) == raw

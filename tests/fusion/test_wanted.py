@@ -1,0 +1,52 @@
+"""Wanted minus stored: what is asked again, and what never is."""
+
+import polars as pl
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fusion.wanted import sample_requests, wanted_responses, wanted_verdicts
+
+PROMPTS = pl.DataFrame(
+    {
+        "prompt_id": ["p1", "p2", "p3"],
+        "dataset": ["a", "a", "b"],
+        "messages": [[{"role": "user", "content": str(i)}] for i in range(3)],
+    }
+)
+
+
+def test_every_prompt_gets_the_samples_of_its_data_set():
+    wanted = wanted_responses(PROMPTS, "key", {"a": 2, "b": 0})
+    assert wanted.group_by("prompt_id").len().sort("prompt_id").rows() == [("p1", 2), ("p2", 2)]
+
+
+@given(st.integers(0, 4), st.integers(0, 4))
+def test_raising_the_number_of_samples_adds_and_changes_nothing(fewer, more):
+    few = wanted_responses(PROMPTS, "key", {"a": fewer, "b": fewer})
+    many = wanted_responses(PROMPTS, "key", {"a": fewer + more, "b": fewer + more})
+    assert set(few["response_id"]) <= set(many["response_id"])
+    assert many.height == 3 * (fewer + more)
+
+
+def test_another_source_key_wants_other_answers():
+    one = wanted_responses(PROMPTS, "one", {"a": 1, "b": 1})
+    two = wanted_responses(PROMPTS, "two", {"a": 1, "b": 1})
+    assert not set(one["response_id"]) & set(two["response_id"])
+
+
+def test_a_request_names_only_the_missing_samples_of_a_prompt():
+    wanted = wanted_responses(PROMPTS, "key", {"a": 3, "b": 1})
+    missing = wanted.filter(pl.col("prompt_id") == "p1", pl.col("sample_index") != 1)
+    assert sample_requests(missing, PROMPTS)["sample_indexes"].to_list() == [[0, 2]]
+
+
+def test_changed_gold_wants_another_verdict():
+    answers = pl.DataFrame(
+        {
+            "response_id": ["r"] * 2,
+            "gold": ["1", "2"],
+            "tests": [None] * 2,
+            "entry_point": [None] * 2,
+        }
+    )
+    assert wanted_verdicts(answers, "math-key")["score_id"].n_unique() == 2
