@@ -1,0 +1,28 @@
+"""Files and hub data sets to prompts, and answers sampled elsewhere to responses."""
+
+from fusion.ingest.answers import AnswerMapping, ImportedAnswers, import_answers, map_answers
+from fusion.ingest.prompts import (
+    DatasetCounts,
+    Ingested,
+    PromptMapping,
+    ingest_datasets,
+    ingest_key,
+    map_rows,
+)
+from fusion.ingest.reading import DataPath, check_data_path, read_rows
+
+__all__ = [
+    "AnswerMapping",
+    "DataPath",
+    "DatasetCounts",
+    "ImportedAnswers",
+    "Ingested",
+    "PromptMapping",
+    "check_data_path",
+    "import_answers",
+    "ingest_datasets",
+    "ingest_key",
+    "map_answers",
+    "map_rows",
+    "read_rows",
+]

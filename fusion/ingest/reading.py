@@ -1,0 +1,219 @@
+"""Rows of a data set: Parquet, JSONL, JSON or CSV, local, on S3, or from the hub.
+
+What is wrong with one row is yielded as `Malformed`; what is wrong with a whole file is raised.
+"""
+
+import csv
+import io
+import itertools
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fusion.errors import BadInputError
+from fusion.identity import content_hash, file_fingerprint
+from fusion.ingest.rows import Malformed, Row
+from fusion.recipe import Dataset, Source
+from fusion.store import Location
+
+HUB = "hf://"
+SUFFIXES = (".parquet", ".jsonl", ".json", ".csv")
+Read = Iterator[Row | Malformed]
+_UTF8_MARK = b"\xef\xbb\xbf"
+_BATCH_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class DataPath:
+    """A file, or a split of a hub data set."""
+
+    path: str
+    revision: str | None = None
+    subset: str | None = None
+    hub_split: str = "train"
+
+    @classmethod
+    def of(cls, section: Dataset | Source) -> "DataPath":
+        """Where a recipe's data set, or a source's file of answers, lies."""
+        path = str(section.path)
+        return cls(path, section.revision, section.subset, section.hub_split)
+
+    @property
+    def on_hub(self) -> bool:
+        """Whether it is a data set of the hub."""
+        return self.path.startswith(HUB)
+
+    def fingerprint(self) -> str:
+        """Identity of the content: of a local file its bytes, of a remote one what is known of it.
+
+        An object on S3 is known by size and time of change, a hub data set by its revision.
+        """
+        if self.on_hub:
+            return content_hash([self.path, self.revision, self.subset, self.hub_split])
+        location = Location.of(self.path)
+        check_data_path(self)
+        if location.scheme == "file":
+            return file_fingerprint(Path(location.path))
+        info = location.filesystem.get_file_info(location.path)
+        return content_hash([str(location), info.size, info.mtime_ns])
+
+
+def check_data_path(data: DataPath) -> None:
+    """See that a file is there and of a known kind, or that a hub data set has a revision.
+
+    Raises:
+        BadInputError: what was given, what is expected.
+    """
+    if data.on_hub:
+        name = data.path.removeprefix(HUB)
+        if name.count("/") != 1 or not all(name.split("/")):
+            raise BadInputError(f"{data.path} names no hub data set; expected hf://owner/name.")
+        if not data.revision:
+            raise BadInputError(f"{data.path} has no revision; add the key revision: a commit.")
+        return
+    location = Location.of(data.path)
+    info = location.filesystem.get_file_info(location.path)
+    if not info.is_file:
+        raise BadInputError(f"There is no file {data.path}; correct the key path.")
+    _suffix(data.path)
+
+
+def read_rows(data: DataPath) -> Read:
+    """The rows of a data set in their order, lazily.
+
+    Raises:
+        BadInputError: there is no such file, its kind is unknown, or it is damaged as a whole.
+    """
+    check_data_path(data)
+    if data.on_hub:
+        return _read_hub(data)
+    location = Location.of(data.path)
+    if _suffix(data.path) == ".parquet":
+        return _read_parquet(location, data.path)
+    # Compression (.gz, .zst) is found by the file's name.
+    stream = io.BufferedReader(location.filesystem.open_input_stream(location.path))
+    if _suffix(data.path) == ".csv":
+        return _read_csv(stream, data.path)
+    if _suffix(data.path) == ".json" and not _starts_with_object(stream):
+        return _read_json_list(stream, data.path)
+    return _read_json_lines(stream)
+
+
+def _starts_with_object(stream: io.BufferedReader) -> bool:
+    """Whether a .json file is JSON lines by another name, as on the hub it often is."""
+    return stream.peek(64).removeprefix(_UTF8_MARK).lstrip()[:1] == b"{"
+
+
+def _suffix(path: str) -> str:
+    known = [suffix for suffix in PurePosixPath(path).suffixes if suffix in SUFFIXES]
+    if not known:
+        raise BadInputError(f"{path} is of unknown kind; expected one of {', '.join(SUFFIXES)}.")
+    return known[-1]
+
+
+def _read_json_lines(stream: io.BufferedReader) -> Read:
+    for number, line in enumerate(stream, start=1):
+        text = line.removeprefix(_UTF8_MARK) if number == 1 else line
+        if text.strip():
+            yield _json_row(number, text)
+
+
+def _json_row(number: int, line: bytes) -> Row | Malformed:
+    try:
+        value = json.loads(line.decode())
+    except UnicodeDecodeError as error:
+        return Malformed(number, "invalid_utf8", f"byte {error.start} is not UTF-8")
+    except (ValueError, RecursionError) as error:
+        return Malformed(number, "invalid_json", str(error))
+    return _object_row(number, value)
+
+
+def _object_row(number: int, value: Any) -> Row | Malformed:
+    if not isinstance(value, dict):
+        return Malformed(number, "not_an_object", f"it is {type(value).__name__}, not an object")
+    return Row(number, value)
+
+
+def _read_json_list(stream: io.BufferedReader, path: str) -> Read:
+    try:
+        values = json.loads(stream.read().removeprefix(_UTF8_MARK).decode())
+    except (ValueError, RecursionError) as error:
+        raise BadInputError(f"{path} is not JSON: {error}; mend the file.") from None
+    if not isinstance(values, list):
+        raise BadInputError(f"{path} holds {type(values).__name__}; expected a list of objects.")
+    for number, value in enumerate(values, start=1):
+        yield _object_row(number, value)
+
+
+def _read_csv(stream: io.BufferedReader, path: str) -> Read:
+    # The default limit of 128 KiB a field is below what prompts with documents in them need.
+    csv.field_size_limit(sys.maxsize)
+    text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
+    reader = csv.reader(text, strict=True)
+    header = next(reader, None)
+    if header is None:
+        return
+    if len(set(header)) < len(header):
+        raise BadInputError(f"{path} names a column twice in {header}; give each its own name.")
+    while True:
+        number = reader.line_num + 1
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            yield Malformed(number, "invalid_csv", str(error))
+            continue
+        if cells is None:
+            return
+        if cells:
+            yield _csv_row(number, header, cells)
+
+
+def _csv_row(number: int, header: list[str], cells: list[str]) -> Row | Malformed:
+    if len(cells) != len(header):
+        detail = f"it has {len(cells)} cells, the header {len(header)}"
+        return Malformed(number, "wrong_columns", detail)
+    if any("\udc80" <= character <= "\udcff" for cell in cells for character in cell):
+        return Malformed(number, "invalid_utf8", "a cell is not UTF-8")
+    return Row(number, dict(zip(header, cells, strict=True)))
+
+
+def _read_parquet(location: Location, path: str) -> Read:
+    try:
+        with location.filesystem.open_input_file(location.path) as file:
+            numbers = itertools.count(1)
+            for batch in pq.ParquetFile(file).iter_batches(batch_size=_BATCH_ROWS):
+                for position in range(batch.num_rows):
+                    yield _parquet_row(next(numbers), batch.slice(position, 1))
+    except pa.ArrowException as error:
+        raise BadInputError(f"{path} is not readable as Parquet: {error}; mend the file.") from None
+
+
+def _parquet_row(number: int, row: pa.RecordBatch) -> Row | Malformed:
+    try:
+        return Row(number, row.to_pylist()[0])
+    except UnicodeDecodeError as error:
+        return Malformed(number, "invalid_utf8", f"byte {error.start} of a text is not UTF-8")
+
+
+def _read_hub(data: DataPath) -> Read:
+    import datasets  # takes seconds to import, and local files need none of it
+
+    name = data.path.removeprefix(HUB)
+    try:
+        rows = datasets.load_dataset(
+            name, data.subset, split=data.hub_split, revision=data.revision, streaming=True
+        )
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise BadInputError(
+            f"{data.path} at {data.revision} cannot be read from the hub ({reason}); check its "
+            "name, revision, subset and hub_split, or give a local copy as path."
+        ) from None
+    for number, row in enumerate(rows, start=1):
+        yield _object_row(number, row)

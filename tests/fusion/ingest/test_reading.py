@@ -1,0 +1,181 @@
+"""Rows out of files, good and bad."""
+
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from moto.server import ThreadedMotoServer
+
+from fusion.errors import BadInputError
+from fusion.ingest.reading import DataPath, check_data_path, read_rows
+from fusion.ingest.rows import Malformed, Row
+from fusion.store import Location
+
+RECORDS = [{"q": "one", "n": 1}, {"q": "zwei\nlines", "n": 2}, {"q": "三", "n": 3}]
+
+
+def read(path: Path) -> list[Row | Malformed]:
+    return list(read_rows(DataPath(str(path))))
+
+
+def columns(path: Path) -> list[dict[str, object]]:
+    return [row.columns for row in read(path) if isinstance(row, Row)]
+
+
+def test_every_kind_of_file_gives_the_same_rows(tmp_path: Path) -> None:
+    lines = "\n".join(json.dumps(record) for record in RECORDS)
+    (tmp_path / "a.jsonl").write_text(lines)
+    (tmp_path / "lines.json").write_text(lines)
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    (tmp_path / "a.json").write_text(json.dumps(RECORDS, indent=2))
+    pq.write_table(pa.Table.from_pylist(RECORDS), tmp_path / "a.parquet")
+    for path in sorted(tmp_path.iterdir()):
+        assert columns(path) == RECORDS, path.name
+
+
+def test_csv_gives_texts_and_the_line_where_a_row_begins(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('q,n\none,1\n"zwei\nlines",2\n三,3\n')
+    assert columns(path) == [{**record, "n": str(record["n"])} for record in RECORDS]
+    assert [row.number for row in read(path)] == [2, 3, 5]
+
+
+def test_jsonl_numbers_lines_and_skips_blank_ones(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"q": "a"}\r\n\r\n{"q": "b"}\r\n')
+    assert read(path) == [Row(1, {"q": "a"}), Row(3, {"q": "b"})]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b'{"q": ', "invalid_json"),
+        (b"[" * 100_000, "invalid_json"),
+        (b'{"q": "\xff"}', "invalid_utf8"),
+        (b'["q"]', "not_an_object"),
+        (b"null", "not_an_object"),
+    ],
+)
+def test_bad_line_is_malformed_and_the_next_is_read(
+    tmp_path: Path, line: bytes, reason: str
+) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(line + b'\n{"q": "b"}\n')
+    bad, good = read(path)
+    assert isinstance(bad, Malformed)
+    assert (bad.number, bad.reason) == (1, reason)
+    assert good == Row(2, {"q": "b"})
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [(b"one", "wrong_columns"), (b"1,2,3", "wrong_columns"), (b"\xff,1", "invalid_utf8")],
+)
+def test_bad_csv_row_is_malformed_and_the_next_is_read(
+    tmp_path: Path, line: bytes, reason: str
+) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"q,n\n" + line + b"\nb,2\n")
+    bad, good = read(path)
+    assert isinstance(bad, Malformed)
+    assert (bad.number, bad.reason) == (2, reason)
+    assert good == Row(3, {"q": "b", "n": "2"})
+
+
+def test_open_quote_in_csv_is_malformed(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('q,n\na,1\n"b,2\n')
+    assert [type(row) for row in read(path)] == [Row, Malformed]
+
+
+def test_long_cell_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("q\n" + "x" * 300_000 + "\n")
+    assert len(str(columns(path)[0]["q"])) == 300_000
+
+
+def test_parquet_text_that_is_not_utf8_is_malformed_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    texts = pa.array([b"good", b"\xff", b"fine"]).view(pa.string())
+    pq.write_table(pa.table({"q": texts}), path)
+    assert [getattr(row, "reason", "") for row in read(path)] == ["", "invalid_utf8", ""]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("a.json", b'"text"', "expected a list"),
+        ("a.json", b"[1, ", "is not JSON"),
+        ("a.parquet", b"nonsense", "not readable as Parquet"),
+        ("a.txt", b"text", "unknown kind"),
+        ("a.csv", b"q,q\n1,2\n", "a column twice"),
+    ],
+)
+def test_damaged_or_unknown_file_is_one_sentence(
+    tmp_path: Path, name: str, content: bytes, sentence: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(BadInputError, match=sentence):
+        read(tmp_path / name)
+
+
+def test_missing_file_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="There is no file"):
+        check_data_path(DataPath(str(tmp_path / "none.jsonl")))
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        (DataPath("hf://owner/name"), "has no revision"),
+        (DataPath("hf://name", "main"), "expected hf://owner/name"),
+    ],
+)
+def test_hub_data_set_needs_owner_and_revision(data: DataPath, sentence: str) -> None:
+    with pytest.raises(BadInputError, match=sentence):
+        check_data_path(data)
+
+
+@pytest.fixture
+def bucket() -> Iterator[str]:
+    """URI of an empty bucket on a real S3 server on loopback."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.get_host_and_port()[1]}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "test-key")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test-secret")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        boto3.client("s3", region_name="us-east-1").create_bucket(Bucket="data")
+        yield "s3://data"
+    server.stop()
+
+
+def test_files_on_s3_read_like_local_ones(bucket: str, tmp_path: Path) -> None:
+    pq.write_table(pa.Table.from_pylist(RECORDS), tmp_path / "a.parquet")
+    (Location.of(bucket) / "a.parquet").write_bytes((tmp_path / "a.parquet").read_bytes())
+    (Location.of(bucket) / "a.jsonl").write_text("\n".join(map(json.dumps, RECORDS)))
+    for name in ("a.parquet", "a.jsonl"):
+        data = DataPath(f"{bucket}/{name}")
+        assert [row.columns for row in read_rows(data) if isinstance(row, Row)] == RECORDS
+    before = data.fingerprint()
+    assert data.fingerprint() == before
+    (Location.of(bucket) / "a.jsonl").write_text('{"q": "other"}')
+    assert data.fingerprint() != before
+    with pytest.raises(BadInputError, match="There is no file"):
+        check_data_path(DataPath(f"{bucket}/none.jsonl"))
+
+
+def test_fingerprint_follows_the_content_and_not_the_path(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("{}")
+    (tmp_path / "b.jsonl").write_text("{}")
+    (tmp_path / "c.jsonl").write_text('{"q": 1}')
+    one, same, other = (DataPath(str(tmp_path / f"{n}.jsonl")).fingerprint() for n in "abc")
+    assert one == same != other
+    at_hub = [DataPath("hf://a/b", revision).fingerprint() for revision in ("main", "v1")]
+    assert at_hub[0] != at_hub[1]
