@@ -1,0 +1,1 @@
+"""Runs untrusted programs against their tests, under an isolator and never without one."""

@@ -1,0 +1,149 @@
+"""Mathematical answers: numbers are compared exactly here, all else by math-verify."""
+
+import importlib.metadata
+import re
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from time import perf_counter
+
+from fusion.verification.exact import normalise
+from fusion.verification.final_answer import boxes, phrase_tails, worked_tails
+from fusion.verification.math_pool import Judgement, MathPool
+from fusion.verification.number import (
+    first_number,
+    last_number,
+    plain,
+    read_number,
+    same_number,
+)
+from fusion.verification.task import Limits, Malformed, Task, Verdict
+
+_LATEX = re.compile(r"\$\$(.+?)\$\$|\\\[(.+?)\\\]|\\\((.+?)\\\)|\$([^$\n]+?)\$", re.DOTALL)
+_CALCULATOR = re.compile(r"<<[^<>\n]*>>")  # GSM8K's annotations: <<48/2=24>>24
+# A longer expression is no final answer, and symbolic comparison would only time out on it.
+_MAX_EXPRESSION = 2_000
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    gold: str
+    answer: str
+
+
+def read_gold(gold: str) -> str:
+    r"""The answer that a gold states: a worked answer's `####` line, a box, or all of it."""
+    marked = worked_tails(gold) + boxes(gold)
+    return max(marked)[1] if marked else gold.strip()
+
+
+def final_answer(reply: str) -> str | None:
+    r"""The last thing a reply puts forward as its answer, in LaTeX or plain text, or None.
+
+    Of all `\boxed{}`, `####` lines and "the answer is" phrases that hold mathematics, the last
+    counts. Without any, the last formula or number does, whichever stands later.
+    """
+    text = _CALCULATOR.sub("", reply)
+    marked = [(at, content) for at, content in boxes(text) + worked_tails(text) if content]
+    for position, tail in phrase_tails(text):
+        stated = _stated(tail)
+        if stated and "boxed" not in tail:
+            marked.append((position, stated))
+    return max(marked)[1] if marked else _last_mathematics(text)
+
+
+class MathVerifier:
+    """Compares most answers at once; hands formulas to a pool of math-verify processes."""
+
+    version = f"math-1+math-verify-{importlib.metadata.version('math-verify')}"
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._pool = MathPool(limits.workers, limits.math_timeout_s)
+
+    def verify(self, tasks: Sequence[Task]) -> list[Verdict | Malformed]:
+        """Judges every task, in order."""
+        prepared = [_prepare(task) for task in tasks]
+        hard = list(dict.fromkeys(item for item in prepared if isinstance(item, _Comparison)))
+        with ThreadPoolExecutor(self._limits.workers) as threads:
+            judged = dict(zip(hard, threads.map(self._judge, hard), strict=True))
+        return [judged[item] if isinstance(item, _Comparison) else item for item in prepared]
+
+    def close(self) -> None:
+        """Ends the processes of the pool."""
+        self._pool.close()
+
+    def _judge(self, comparison: _Comparison) -> Verdict | Malformed:
+        start = perf_counter()
+        judgement = self._pool.judge(comparison.gold, comparison.answer)
+        if judgement is Judgement.MALFORMED_GOLD:
+            return Malformed(
+                f"gold {comparison.gold[:80]!r} does not parse as mathematics: mend it"
+            )
+        correct = judgement is Judgement.EQUAL
+        return Verdict(correct, judgement.value, perf_counter() - start)
+
+
+def _prepare(task: Task) -> Verdict | Malformed | _Comparison:
+    start = perf_counter()
+    gold = read_gold(task.gold or "")
+    if not gold:
+        return Malformed("the row has no gold to compare with: give one or drop the verifier")
+    answer = final_answer(task.response)
+    gold_number = read_number(gold)
+    answer_number = read_number(answer) if answer else None
+    if gold_number is not None and answer is None:
+        return Verdict(False, "no_answer", perf_counter() - start)
+    if gold_number is not None and answer_number is not None:
+        correct = same_number(gold_number, answer_number)
+        return Verdict(correct, "equal" if correct else "wrong_answer", perf_counter() - start)
+    # An answer that is missing goes to the pool as well: only parsing shows whether the gold holds.
+    return _Comparison(_formula(gold), _formula(answer or ""))
+
+
+def _formula(text: str) -> str:
+    return " ".join(text.strip().strip("$").split())[:_MAX_EXPRESSION]
+
+
+def _stated(tail: str) -> str | None:
+    """The mathematics after "the answer is": a formula, what `=` leads to, or a number."""
+    formula = _first_formula(tail)
+    before = tail.split("$", 1)[0].split("\\", 1)[0]
+    if formula and first_number(plain(before)) is None:
+        return formula
+    whole = tail.rstrip(".。 ")
+    if read_number(whole) is not None:
+        return whole
+    right = whole.rsplit("=", 1)[-1].strip()
+    return _bare_expression(right) or first_number(plain(right))
+
+
+def _bare_expression(text: str) -> str | None:
+    """A formula written without delimiters: one run of symbols, no sentence."""
+    is_formula = re.fullmatch(r"[\\{}()\[\]\w+\-*/^=<>., |:]+", text, re.ASCII) is not None
+    has_prose = re.search(r"(?<![\\A-Za-z])[A-Za-z]{2,}", text) is not None
+    return text if is_formula and not has_prose and text.strip() else None
+
+
+def _first_formula(text: str) -> str | None:
+    match = _LATEX.search(text)
+    return _inside(match) if match else None
+
+
+def _last_mathematics(text: str) -> str | None:
+    formula = next(iter(deque(_LATEX.finditer(text), maxlen=1)), None)
+    number = last_number(text)
+    if formula and (number is None or number[0] <= formula.end()):
+        content = _inside(formula)
+        return content if read_number(content) is not None else content.rsplit("=", 1)[-1].strip()
+    return number[1] if number else None
+
+
+def _inside(match: re.Match[str]) -> str:
+    return next(group for group in match.groups() if group is not None).strip()
+
+
+def is_same_text(first: str, second: str) -> bool:
+    """Whether two formulas are written alike, spacing and case aside."""
+    return normalise(plain(first)) == normalise(plain(second))
