@@ -1,0 +1,294 @@
+"""Selection at the published size: 158,667 prompts, 4 sources, 5 answers each (3.17 M answers).
+
+Ours and the peer, the core of the same rules as one DuckDB statement, read the same Parquet files
+in turn, each in a process of its own; seconds and peak memory include the reading.
+
+The peer needs duckdb, which the locks leave out: `.venv/bin/uv pip install duckdb==2.0.0`.
+"""
+
+import argparse
+import json
+import multiprocessing
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from fusion.recipe import Recipe
+from fusion.selection import choose, describe, fill
+
+# FuseChat-3.0's data sets (arXiv 2503.04222, table 1).
+DATASETS = {
+    "ultrafeedback": ("instruction", 51_098),
+    "magpie-pro": ("instruction", 20_374),
+    "helpsteer2": ("instruction", 9_435),
+    "openmathinstruct-2": ("math", 51_803),
+    "leetcode": ("code", 3_113),
+    "self-oss-instruct": ("code", 12_892),
+    "alpaca-gpt4-zh": ("chinese", 2_471),
+    "magpie-qwen2-zh": ("chinese", 7_481),
+}
+SOURCES = ("gemma", "mistral", "qwen", "llama")
+SAMPLES = 5
+TARGET_S, TARGET_GIB = 90.0, 6.0
+# DuckDB 2.0.0 cannot finish the statement in the 6 GiB that are ours: out of memory.
+PEER_GIB = 12
+
+# The same rules and options (the recipe's defaults), and like ours it chooses without the texts.
+PEER = """
+with judged as (
+  select p.dataset, p.prompt_id, r.response_id, r.source, r.sample_index, s.reward,
+    v.verdict, length(r.text) as length, hash(r.text) as text_key,
+    hash(trim(r.text)) as stripped_key,
+    case when p.domain = 'instruction' then 'reward' when p.domain = 'chinese' then 'none'
+      else 'verdict' end as judge,
+    p.domain in ('instruction', 'math') as has_margin, p.domain <> 'chinese' as makes_pairs,
+    case p.domain when 'instruction' then 'share' when 'code' then 'overlap'
+      else 'pairs_first' end as split,
+    array_position(['gemma', 'mistral', 'qwen', 'llama'], r.source) as source_rank
+  from '{folder}/responses/*.parquet' r
+  join '{folder}/prompts.parquet' p using (prompt_id)
+  left join '{folder}/rewards.parquet' s using (response_id)
+  left join '{folder}/verdicts.parquet' v using (response_id)
+  where trim(r.text) <> '' and r.finish_reason <> 'length'
+), usable as (
+  select *, if(judge = 'none' and reward is null, 0, length) as tie_length,
+    if(judge = 'none' and reward is null, 0, sample_index) as tie_index
+  from judged
+  where (judge = 'none' or (reward is not null and not isnan(reward)))
+    and (judge <> 'verdict' or verdict is not null)
+  qualify row_number() over (
+    partition by prompt_id, source, text_key order by sample_index) = 1
+), best_by_source as (
+  select * from usable where judge <> 'verdict' or verdict = 'correct'
+  qualify row_number() over (partition by prompt_id, source
+    order by reward desc nulls last, tie_length, sample_index) = 1
+), worst_by_source as (
+  select * from usable where judge = 'reward' or (judge = 'verdict' and verdict = 'wrong')
+  qualify row_number() over (partition by prompt_id, source
+    order by reward, length, sample_index) = 1
+), best as (
+  select * from best_by_source qualify row_number() over (partition by prompt_id
+    order by reward desc nulls last, tie_length, tie_index, source_rank) = 1
+), pairs as (
+  select c.prompt_id, c.dataset, c.split, c.source, c.response_id as chosen,
+    w.response_id as rejected, c.reward - w.reward as margin
+  from best_by_source c join worst_by_source w using (prompt_id, source)
+  where c.makes_pairs and c.stripped_key <> w.stripped_key
+    and (not c.has_margin or c.reward - w.reward between 0.01 - 1e-9 and 0.1 + 1e-9)
+  qualify row_number() over (partition by prompt_id
+    order by c.reward desc, c.reward - w.reward desc, c.source_rank) = 1
+), shared as (
+  select prompt_id, split, row_number() over (partition by dataset, split
+      order by sha256('42/' || prompt_id)[:16]) <= floor(
+        0.4::decimal(9, 3) * count(*) over (partition by dataset, split)) and split = 'share'
+      as is_in_share
+  from pairs
+), sft as (
+  select b.prompt_id, b.response_id from best b left join shared h using (prompt_id)
+  where case b.split when 'share' then coalesce(h.is_in_share, false)
+    when 'overlap' then true else h.prompt_id is null end
+), preferences as (
+  select prompt_id, chosen, rejected from pairs join shared using (prompt_id)
+  where not is_in_share
+), picked as (
+  select response_id from sft union select chosen from preferences
+  union select rejected from preferences
+), texts as materialized (
+  select response_id, text from '{folder}/responses/*.parquet' semi join picked using (response_id)
+)
+select 'sft' as table_name, s.prompt_id, p.messages, c.text as chosen_text, null as rejected_text
+from sft s join '{folder}/prompts.parquet' p using (prompt_id) join texts c using (response_id)
+union all
+select 'preferences', f.prompt_id, p.messages, c.text, r.text
+from preferences f join '{folder}/prompts.parquet' p using (prompt_id)
+join texts c on c.response_id = f.chosen join texts r on r.response_id = f.rejected
+order by 1, 2
+"""
+
+
+def main() -> None:
+    """Make the data, run ours and the peer, print the table and the JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scale", type=float, default=1.0, help="Share of the published prompts.")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        _in_process(_generate, folder, options.scale)
+        ours = _in_process(_run_ours, folder)
+        print(f"ours: {ours}", flush=True)
+        peer = _in_process(_run_peer, folder)
+        same = (Path(folder) / "ours.txt").read_text() == (Path(folder) / "peer.txt").read_text()
+    figures = {
+        "seconds": _figure(ours["seconds"], peer["seconds"], "s", TARGET_S),
+        "peak_memory": _figure(ours["gib"], peer["gib"], "GiB", TARGET_GIB),
+    }
+    print(f"{'figure':<14}{'ours':>9}{'DuckDB':>9}{'ratio':>7}  unit  target  met")
+    for name, f in figures.items():
+        cells = f"{f['ours']:>9.2f}{f['peer']:>9.2f}{f['ratio']:>7.2f}"
+        print(f"{name:<14}{cells}  {f['unit']:<4}  {f['target']:<6}  {f['met']}")
+    context = {
+        "answers": ours["answers"],
+        "sft": ours["sft"],
+        "preferences": ours["preferences"],
+        "same_rows_as_peer": same,
+        "cpu_seconds": {"ours": round(ours["cpu_s"], 1), "peer": round(peer["cpu_s"], 1)},
+        "yields_counted": {"ours": True, "peer": False},
+    }
+    print(json.dumps({"name": "selection", "figures": figures, "context": context}))
+
+
+def _figure(ours: float, peer: float, unit: str, target: float) -> dict[str, Any]:
+    rounded = {"ours": round(ours, 2), "peer": round(peer, 2), "ratio": round(ours / peer, 2)}
+    return {**rounded, "unit": unit, "target": target, "met": ours <= target}
+
+
+def _in_process(work: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
+    """Run it alone, so that its peak memory is its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(work, arguments)
+
+
+def _generate(folder: str, scale: float) -> dict[str, Any]:
+    """Prompts, one file of answers a source, rewards and verdicts; the same every time."""
+    prompts = pl.concat(
+        pl.DataFrame({"number": range(round(size * scale))}).with_columns(
+            dataset=pl.lit(name), domain=pl.lit(domain)
+        )
+        for name, (domain, size) in DATASETS.items()
+    )
+    prompts = prompts.with_columns(
+        prompt_id=_hex(pl.concat_str("dataset", "number")),
+        messages=pl.concat_list(
+            pl.struct(role=pl.lit("user"), content=pl.lit("Question ").add(pl.col("dataset")))
+        ),
+    )
+    prompts.drop("number").write_parquet(f"{folder}/prompts.parquet")
+    (Path(folder) / "responses").mkdir()
+    rewards, verdicts = [], []
+    for source in SOURCES:
+        answers = _answers(prompts, source)
+        answers.drop("draw", "domain").write_parquet(f"{folder}/responses/{source}.parquet")
+        rewards.append(_rewards(answers))
+        verdicts.append(_verdicts(answers))
+    pl.concat(rewards).write_parquet(f"{folder}/rewards.parquet")
+    pl.concat(verdicts).write_parquet(f"{folder}/verdicts.parquet")
+    return {}
+
+
+def _answers(prompts: pl.DataFrame, source: str) -> pl.DataFrame:
+    """Texts of 100 to 1,500 characters; 1 % repeat another, 2 % are cut off, 0.5 % are empty."""
+    samples = pl.DataFrame({"sample_index": range(SAMPLES)}, {"sample_index": pl.Int32})
+    crossed = prompts.select("prompt_id", "domain").join(samples, how="cross")
+    key = pl.concat_str("prompt_id", pl.lit(source), "sample_index")
+    answers = crossed.with_columns(source=pl.lit(source), response_id=_hex(key), draw=key.hash())
+    filler = pl.lit("All work and no play makes a model a dull answerer of questions. " * 40)
+    kind = pl.col("draw") % 1000
+    own = pl.col("response_id") + filler.str.slice(
+        (pl.col("draw") // 1000) % 1000, 70 + (pl.col("draw") // 1_000_000) % 1400
+    )
+    text = pl.when(kind < 5).then(pl.lit(" ")).when(kind < 15).then(pl.lit("Same.")).otherwise(own)
+    return answers.with_columns(
+        text=text,
+        finish_reason=pl.when(kind > 980).then(pl.lit("length")).otherwise(pl.lit("stop")),
+    )
+
+
+def _rewards(answers: pl.DataFrame) -> pl.DataFrame:
+    """Rewards of every domain but Chinese, between 0 and 0.2; 0.1 % are missing."""
+    step = (pl.col("draw") // 7) % 10_000
+    reward = pl.when(step > 9_989).then(None).otherwise(0.05 + step / 100_000)
+    scored = answers.filter(pl.col("domain") != "chinese")
+    return scored.select("response_id", scorer=pl.lit("reward"), reward=reward)
+
+
+def _verdicts(answers: pl.DataFrame) -> pl.DataFrame:
+    is_right = (pl.col("draw") // 13) % 100 < 60
+    verdict = pl.when(is_right).then(pl.lit("correct")).otherwise(pl.lit("wrong"))
+    checked = answers.filter(pl.col("domain").is_in(["math", "code"]))
+    return checked.select("response_id", scorer=pl.col("domain"), verdict=verdict)
+
+
+def _hex(key: pl.Expr) -> pl.Expr:
+    """32 hexadecimal digits, as ids have; drawn, not SHA-256, to keep the set-up short."""
+    words = [key.hash(seed) for seed in (1, 2)]
+    return pl.format("{}{}", *(word.cast(pl.String).str.zfill(20).str.slice(4) for word in words))
+
+
+def _run_ours(folder: str) -> dict[str, Any]:
+    started = time.perf_counter()
+    prompts = pl.read_parquet(f"{folder}/prompts.parquet")
+    files = [f"{folder}/responses/{source}.parquet" for source in SOURCES]
+    described = pl.concat(describe(pl.read_parquet(file)) for file in files)
+    rewards = pl.read_parquet(f"{folder}/rewards.parquet")
+    verdicts = pl.read_parquet(f"{folder}/verdicts.parquet")
+    scores = pl.concat([rewards, verdicts], how="diagonal")
+    choice = choose(_recipe(), prompts, described, scores)
+    wanted = choice.response_ids().implode()
+    texts = pl.scan_parquet(files).filter(pl.col("response_id").is_in(wanted))
+    selected = fill(choice, prompts, texts.select("response_id", "text").collect())
+    seconds = time.perf_counter() - started
+    counts = {"sft": selected.sft.height, "preferences": selected.preferences.height}
+    figures = {"seconds": seconds, "cpu_s": time.process_time(), "gib": _peak_gib()}
+    figures |= {"answers": described.height, **counts}
+    lines = [
+        f"sft {row['prompt_id']} {row['messages'][-1]['content']}"
+        for row in selected.sft.iter_rows(named=True)
+    ]
+    lines += [
+        f"preferences {row['prompt_id']} {row['chosen'][0]['content']} "
+        f"{row['rejected'][0]['content']}"
+        for row in selected.preferences.iter_rows(named=True)
+    ]
+    _write_lines(Path(folder) / "ours.txt", lines)
+    return figures
+
+
+def _run_peer(folder: str) -> dict[str, Any]:
+    import duckdb
+
+    started = time.perf_counter()
+    connection = duckdb.connect(f"{folder}/peer.duckdb")
+    connection.execute(f"set memory_limit = '{PEER_GIB}GiB'")
+    connection.execute("set preserve_insertion_order = false")
+    rows = connection.sql(PEER.format(folder=folder)).to_arrow_table()
+    seconds = time.perf_counter() - started
+    figures = {"seconds": seconds, "cpu_s": time.process_time(), "gib": _peak_gib()}
+    lines = [
+        " ".join([row["table_name"], row["prompt_id"], row["chosen_text"]])
+        + (f" {row['rejected_text']}" if row["rejected_text"] is not None else "")
+        for row in rows.to_pylist()
+    ]
+    _write_lines(Path(folder) / "peer.txt", lines)
+    return figures
+
+
+def _write_lines(path: Path, lines: list[str]) -> None:
+    """What was picked, so that both can be held against each other."""
+    path.write_text("\n".join(sorted(lines)))
+
+
+def _recipe() -> Recipe:
+    return Recipe.model_validate(
+        {
+            "name": "benchmark",
+            "target": {"model": "target"},
+            "sources": [{"name": name, "model": name} for name in SOURCES],
+            "datasets": [
+                {"name": name, "path": "p", "domain": domain, "fields": {"prompt": "prompt"}}
+                for name, (domain, _) in DATASETS.items()
+            ],
+            "reward": {"model": "reward"},
+        }
+    )
+
+
+def _peak_gib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+if __name__ == "__main__":
+    main()
