@@ -1,0 +1,1 @@
+"""A tiny world in which a whole fusion runs on two CPU cores in minutes."""
