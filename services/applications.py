@@ -1,0 +1,93 @@
+"""Up and down of a named set of Serve applications, several at once."""
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from ray import serve
+from ray.serve.exceptions import RayServeException
+from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import ApplicationStatus
+
+from fusion.errors import CrucibleError
+
+
+def source_application_name(run: str, source: str) -> str:
+    """The name by which a run's source is found; runs on one cluster do not meet."""
+    return f"{run}-source-{source}"
+
+
+def reward_application_name(run: str) -> str:
+    """The name by which a run's reward model is found."""
+    return f"{run}-reward"
+
+
+def start_serve(*, host: str = "127.0.0.1", port: int = 8000, http: bool = False) -> None:
+    """Start Ray Serve's controller; with an HTTP proxy only where people call in."""
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    quiet = {"log_level": "WARNING"}
+    if http:
+        options = {"host": host, "port": port}
+        serve.start(http_options=options, proxy_location="HeadOnly", logging_config=quiet)
+    else:
+        serve.start(proxy_location="Disabled", logging_config=quiet)
+
+
+def up(applications: Mapping[str, serve.Application]) -> None:
+    """Deploy applications together and wait until all run.
+
+    Raises:
+        CrucibleError: the first application that cannot start, with Serve's own words.
+    """
+    if not applications:
+        return
+    targets = [
+        serve.RunTarget(target=app, name=name, route_prefix=None)
+        for name, app in applications.items()
+    ]
+    try:
+        serve.run_many(targets, wait_for_applications_running=True)
+    except (RuntimeError, RayServeException) as error:
+        raise CrucibleError(f"{_failed(applications)} {error}") from error
+
+
+def down(names: list[str]) -> None:
+    """Take applications down and wait until their processes are gone."""
+    deployed = serve.status().applications
+    for name in names:
+        if name in deployed:
+            serve.delete(name, _blocking=False)
+    while any(name in serve.status().applications for name in names):
+        time.sleep(0.2)
+
+
+@contextmanager
+def serving(applications: Mapping[str, serve.Application]) -> Iterator[None]:
+    """Applications that are up inside the block, and down after it whatever happens."""
+    try:
+        up(applications)
+        yield
+    finally:
+        down(list(applications))
+
+
+def handle(application: str) -> DeploymentHandle:
+    """The handle of an application's ingress deployment."""
+    return serve.get_app_handle(application)
+
+
+def running() -> list[str]:
+    """Names of the applications that run now."""
+    apps = serve.status().applications
+    return sorted(n for n, app in apps.items() if app.status == ApplicationStatus.RUNNING)
+
+
+def _failed(applications: Mapping[str, serve.Application]) -> str:
+    statuses = serve.status().applications
+    bad = [
+        f"{name} did not start: {statuses[name].message.strip()}"
+        for name in applications
+        if name in statuses and statuses[name].status == ApplicationStatus.DEPLOY_FAILED
+    ]
+    return " ".join(bad)

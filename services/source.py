@@ -1,0 +1,117 @@
+"""A source model as a Serve application: vLLM behind OpenAI methods and one batched `sample`."""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ray import serve
+
+from cluster.settings import engine_environment
+from fusion.checkpoints import local_copy
+from fusion.recipe import Engine, Sampling
+from services.answers import Answer, SampleRequest
+
+CPU_KV_CACHE_BYTES = 512 << 20
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model to be served: a source of the recipe or a checkpoint of the target."""
+
+    name: str
+    model: str
+    revision: str | None
+    engine: Engine
+    replicas: int = 1
+
+
+class SourceReplica:
+    """A shell around `services.engine.SourceServer`, so that only its own process imports vLLM."""
+
+    async def __init__(self, config: dict[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits it
+        """Start the engine described by the fields of an `LLMConfig`."""
+        from ray.serve.llm import LLMConfig
+
+        from services.engine import SourceServer
+
+        loading = config["model_loading_config"]
+        loading["model_source"] = local_copy(loading["model_source"])
+        self._server = SourceServer.sync_init(LLMConfig(**config))
+        await self._server.start()
+
+    async def sample(
+        self, requests: Sequence[SampleRequest], source_key: str, sampling: Sampling
+    ) -> list[Answer]:
+        """Answer every wanted sample of every request; a failure is an answer with its reason."""
+        answers: list[Answer] = await self._server.sample(requests, source_key, sampling)
+        return answers
+
+    async def chat(self, body: dict[str, Any]) -> AsyncIterator[Any]:
+        """OpenAI chat completion: one response, or the server-sent events of a stream."""
+        from ray.serve.llm.openai_api_models import ChatCompletionRequest
+
+        async for part in await self._server.chat(ChatCompletionRequest(**body)):
+            yield part
+
+    async def completions(self, body: dict[str, Any]) -> AsyncIterator[Any]:
+        """OpenAI completion: one response, or the server-sent events of a stream."""
+        from ray.serve.llm.openai_api_models import CompletionRequest
+
+        async for part in await self._server.completions(CompletionRequest(**body)):
+            yield part
+
+    async def check_health(self) -> None:
+        """Raises when the engine is dead, so that Serve replaces this replica."""
+        await self._server.check_health()
+
+
+def source_application(served: Served, *, on_cpu: bool, threads: int) -> serve.Application:
+    """The Serve application of one model.
+
+    Args:
+        served: What to serve.
+        on_cpu: Whether the engine runs on CPU.
+        threads: OpenMP threads of a CPU engine.
+    """
+    environment = {"env_vars": engine_environment(on_cpu=on_cpu, threads=threads)}
+    bundles = _bundles(served.engine, on_cpu=on_cpu)
+    config = {
+        "model_loading_config": {"model_id": served.name, "model_source": served.model},
+        "engine_kwargs": _engine_arguments(served, on_cpu=on_cpu),
+        "placement_group_config": {"bundles": bundles},
+        "runtime_env": environment,
+        "log_engine_metrics": False,
+    }
+    deployment = serve.deployment(
+        SourceReplica,
+        name="Source",
+        num_replicas=served.replicas,
+        max_ongoing_requests=64,
+        health_check_timeout_s=120,
+        graceful_shutdown_timeout_s=5,
+        ray_actor_options={"num_cpus": 1, "runtime_env": environment},
+        placement_group_bundles=[{**bundles[0], "CPU": bundles[0]["CPU"] + 1}, *bundles[1:]],
+        placement_group_strategy="PACK",
+    )
+    return deployment.bind(config)
+
+
+def _engine_arguments(served: Served, *, on_cpu: bool) -> dict[str, Any]:
+    engine = served.engine.options()
+    engine["generation_config"] = "vllm"  # else a model's file changes what we asked for
+    if served.revision:
+        engine["revision"] = served.revision
+    if on_cpu:
+        engine.pop("gpu_memory_utilization")
+        engine.setdefault("kv_cache_memory_bytes", CPU_KV_CACHE_BYTES)
+        # a chunk of a prompt rewinds the request's seeded generator, which torch's CPU one cannot
+        engine.setdefault("enable_chunked_prefill", False)
+    return engine
+
+
+def _bundles(engine: Engine, *, on_cpu: bool) -> list[dict[str, float]]:
+    """Resources of each worker of one engine; the replica itself sits with the first."""
+    if on_cpu:
+        return [{"CPU": 1}]
+    workers = engine.tensor_parallel_size * engine.pipeline_parallel_size
+    return [{"CPU": 1, "GPU": 1} for _ in range(workers)]
