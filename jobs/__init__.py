@@ -1,0 +1,1 @@
+"""What runs to its end: one module a stage, and the command line."""

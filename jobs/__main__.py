@@ -1,0 +1,182 @@
+"""The command line: `crucible ...`, the same as `python -m jobs ...`."""
+
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from typer.core import TyperGroup
+
+from cluster.settings import apply_quiet_defaults
+from fusion.errors import BadInputError, CrucibleError
+from fusion.recipe import Recipe
+from fusion.recipe_file import load_recipe
+
+if TYPE_CHECKING:
+    from fusion.run import Run
+
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+
+console = Console(soft_wrap=True)
+errors = Console(stderr=True, soft_wrap=True)
+
+
+class Guarded(TyperGroup):
+    """Turns what a command raises into one sentence and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; a user's mistake ends without a traceback."""
+        try:
+            return super().invoke(ctx)
+        except BadInputError as error:
+            errors.print("[red]error:[/red]", escape(str(error)), highlight=False)
+            raise typer.Exit(BAD_INPUT) from None
+        except CrucibleError as error:
+            errors.print("[red]failed:[/red]", escape(str(error)), highlight=False)
+            raise typer.Exit(FAILED) from None
+        except KeyboardInterrupt:
+            errors.print("interrupted; what is committed is kept, the same command resumes.")
+            raise typer.Exit(INTERRUPTED) from None
+
+
+app = typer.Typer(
+    cls=Guarded,
+    help="Fuse several large language models into one compact model.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+RecipePath = Annotated[Path, typer.Argument(help="A recipe: one YAML file.")]
+RunPath = Annotated[
+    str, typer.Argument(help="The folder of a run (a path or s3://), or its recipe.")
+]
+Parameters = Annotated[
+    list[str] | None, typer.Option("--set", help="NAME=VALUE for a ${NAME} in the recipe.")
+]
+
+
+@app.command()
+def validate(recipe: RecipePath, set_: Parameters = None) -> None:
+    """Check all of a recipe that can be checked here."""
+    from jobs.validate import validate as check
+
+    report = check(_load(recipe, set_))
+    for line in report.not_checked:
+        console.print(f"not checked: {line}", markup=False, highlight=False)
+    console.print(
+        f"{recipe} is valid: {len(report.checked)} checks passed, "
+        f"{len(report.not_checked)} not possible here.",
+        markup=False,
+        highlight=False,
+    )
+
+
+@app.command()
+def run(
+    recipe: RecipePath,
+    stage: Annotated[list[str] | None, typer.Option(help="Only this stage; repeatable.")] = None,
+    set_: Parameters = None,
+) -> None:
+    """Run a fusion, or some of its stages; what is done already is skipped."""
+    from jobs.progress import Progress
+    from jobs.run import STAGES, run_recipe
+    from jobs.validate import validate as check
+
+    stages = stage or list(STAGES)
+    if unknown := [s for s in stages if s not in STAGES]:
+        raise BadInputError(f"There is no stage {unknown[0]}; known are {', '.join(STAGES)}.")
+    loaded = _load(recipe, set_)
+    check(loaded)
+    progress = Progress(console)
+    done = run_recipe(loaded, stages, progress)
+    progress.say(f"[bold]done[/bold] {done.folder}")
+
+
+@app.command()
+def status(run: RunPath, set_: Parameters = None) -> None:
+    """What of a run is done, what is left, at which rates, and what is in quarantine."""
+    from jobs.status import status_table
+
+    console.print(status_table(_run_of(run, set_)))
+
+
+@app.command()
+def report(run: RunPath, set_: Parameters = None) -> None:
+    """Make a run's result.json and report.html again."""
+    from jobs.ingest import load_prompts
+    from jobs.models import source_keys
+    from jobs.report import accuracy_summary, run_report
+    from jobs.score import scorer_keys
+
+    of = _run_of(run, set_)
+    made = run_report(of, load_prompts(of), source_keys(of, "train"), scorer_keys(of.recipe))
+    console.print(accuracy_summary(made))
+    console.print(f"{made.page_file}", highlight=False)
+
+
+@app.command()
+def verify(
+    file: Annotated[
+        Path, typer.Argument(help="JSON lines: id, verifier, response, gold or tests.")
+    ],
+    out: Annotated[Path, typer.Option(help="Where the verdicts go, as JSON lines.")],
+) -> None:
+    """Grade answers with gold or tests, without a fusion."""
+    from jobs.verify import verify_file
+
+    print(verify_file(file, out))
+
+
+@app.command()
+def serve(recipe: RecipePath, set_: Parameters = None) -> None:
+    """Bring the sources, the reward model and the endpoint up, until interrupted."""
+    from jobs.serve import serve_recipe
+
+    serve_recipe(_load(recipe, set_), console)
+
+
+@app.command()
+def ask(recipe: RecipePath, prompt: str, set_: Parameters = None) -> None:
+    """Ask the sources of an endpoint that `crucible serve` brought up."""
+    from jobs.serve import ask_sources
+
+    console.print(ask_sources(_load(recipe, set_), prompt))
+
+
+def _load(path: Path, parameters: list[str] | None) -> Recipe:
+    pairs = [text.partition("=") for text in parameters or []]
+    if bad := [name for name, equals, _ in pairs if not (name and equals)]:
+        raise BadInputError(f"--set {bad[0]} is no NAME=VALUE.")
+    return load_recipe(path, {name: value for name, _, value in pairs})
+
+
+def _run_of(place: str, parameters: list[str] | None) -> "Run":
+    """The run in a folder (a path or s3://), or that of a recipe.
+
+    Raises:
+        BadInputError: there is no such run or recipe.
+    """
+    from fusion.recipe_file import stored_recipe
+    from fusion.run import Run
+    from fusion.store import Location
+
+    if place.endswith((".yaml", ".yml")):
+        return Run(_load(Path(place), parameters))
+    stored = Location.of(place) / "recipe.yaml"
+    if not stored.exists():
+        raise BadInputError(f"There is no run in {place}; give a run's folder or its recipe.")
+    return Run(stored_recipe(stored.read_text(), origin=str(stored)))
+
+
+def main() -> None:
+    """The entry point of `crucible`."""
+    apply_quiet_defaults()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    app(prog_name="crucible")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""What sampling and scoring came to: every wanted row stored, or left out with its reason."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import polars as pl
+
+from fusion.ingest import DatasetCounts
+from fusion.run import Run
+from fusion.store import Counts, Location, Manifest, add_counts, is_current
+from jobs.sample import Asking
+from jobs.score import load_answers, reward_wants, unscored, verdict_wants
+from jobs.stage import StageClock, write_manifest
+
+_NO_ANSWERS = pl.DataFrame(
+    schema={
+        "response_id": pl.String,
+        "source": pl.String,
+        "prompt_tokens": pl.Int32,
+        "completion_tokens": pl.Int32,
+    }
+)
+
+
+def add_seconds(run: Run, stage: str, seconds: float) -> None:
+    """Add to the time a stage took over all starts of this run."""
+    _seconds_file(run, stage).write_text(f"{total_seconds(run, stage) + seconds:.3f}\n")
+
+
+def total_seconds(run: Run, stage: str) -> float:
+    """Seconds a stage took over all starts of this run."""
+    file = _seconds_file(run, stage)
+    return float(file.read_text()) if file.exists() else 0.0
+
+
+def _seconds_file(run: Run, stage: str) -> Location:
+    return run.folder / "logs" / f"{stage}.seconds"
+
+
+def sample_manifest(
+    run: Run, askings: Sequence[Asking], imported: Sequence[DatasetCounts]
+) -> Manifest:
+    """Write the manifest of sample: answers of models by source, and those imported."""
+    parts = [_NO_ANSWERS]
+    for asking in askings:
+        wanted_ids = asking.wanted()["response_id"]
+        table = run.shared("responses").partition(asking.source_key)
+        rows = pl.DataFrame(table.read(_NO_ANSWERS.columns))
+        parts.append(rows.filter(pl.col("response_id").is_in(wanted_ids.implode())))
+    stored = pl.concat(parts)
+    wanted = pl.concat(
+        [_NO_ANSWERS.select("response_id"), *(a.wanted().select("response_id") for a in askings)]
+    )
+    quarantined = _quarantined(run, "sample", wanted["response_id"])
+    by_source = stored.group_by("source").agg(
+        pl.len().alias("answers"), pl.col("completion_tokens").sum()
+    )
+    return _write(
+        run,
+        "sample",
+        inputs={a.source_key: str(a.wanted().height) for a in askings},
+        counts=_with_imported(wanted.height, stored.height, quarantined, imported),
+        tokens={
+            "prompt": int(stored["prompt_tokens"].sum()),
+            "completion": int(stored["completion_tokens"].sum()),
+        },
+        yields={row["source"]: row for row in by_source.sort("source").to_dicts()},
+    )
+
+
+def score_manifest(run: Run, prompts: pl.DataFrame, source_keys: Sequence[str]) -> Manifest:
+    """Write the manifest of score: rewards and verdicts of all answers."""
+    answers = load_answers(run, prompts, source_keys)
+    wants = [reward_wants(run.recipe, answers), verdict_wants(run.recipe, answers)]
+    wanted = pl.concat(w.select("score_id", "partition") for w in wants)
+    quarantined = _quarantined(run, "score", wanted["score_id"])
+    results = wanted.height - unscored(run, wanted).height - sum(quarantined.values())
+    by_scorer = wanted.group_by("partition").len().sort("partition")
+    return _write(
+        run,
+        "score",
+        inputs={key: str(count) for key, count in by_scorer.iter_rows()},
+        counts=Counts(
+            entered=wanted.height, results=results, quarantined=quarantined, unit="scores"
+        ),
+    )
+
+
+def _write(
+    run: Run, stage: str, *, inputs: dict[str, str], counts: Counts, **more: Any
+) -> Manifest:
+    done = Manifest.read(run.manifest(stage))
+    if done and is_current(done, inputs) and done.counts == counts:
+        return done
+    seconds = total_seconds(run, stage)
+    return write_manifest(
+        run, stage, StageClock(), seconds=seconds, inputs=inputs, counts=counts, **more
+    )
+
+
+def _with_imported(
+    wanted: int, stored: int, quarantined: dict[str, int], imported: Sequence[DatasetCounts]
+) -> Counts:
+    return Counts(
+        entered=wanted + sum(c.entered for c in imported),
+        results=stored + sum(c.results for c in imported),
+        dropped=add_counts(c.dropped for c in imported),
+        quarantined=add_counts([quarantined, *(c.quarantined for c in imported)]),
+        unit="answers",
+    )
+
+
+def _quarantined(run: Run, stage: str, ids: pl.Series) -> dict[str, int]:
+    rows = pl.DataFrame(run.quarantine(stage).read(["id", "reason"]))
+    wanted = rows.filter(pl.col("id").is_in(ids.implode()))
+    return dict(sorted(wanted["reason"].value_counts().iter_rows()))

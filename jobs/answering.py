@@ -1,0 +1,101 @@
+"""Waves of models answering and being scored: what sampling and evaluation have in common."""
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+import polars as pl
+
+from cluster.connection import Holdings
+from fusion.run import Run
+from jobs import score as scoring
+from jobs.accounts import add_seconds
+from jobs.models import reward_applications, source_applications, waves_of
+from jobs.progress import Progress
+from jobs.sample import STAGE, Asking, missing_requests, sample
+from jobs.stage import StageClock
+from services.applications import down, serving, start_serve, up
+from services.source import Served
+
+
+class Answering:
+    """Runs askings wave by wave, and adds up the time that sampling and scoring take.
+
+    The reward model comes up with the first need of it and stays until the block ends.
+    """
+
+    def __init__(self, run: Run, holdings: Holdings, progress: Progress) -> None:
+        self._run = run
+        self._holdings = holdings
+        self._progress = progress
+        self._reward_is_up = False
+
+    def __enter__(self) -> Self:
+        start_serve()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        down(list(reward_applications(self._run.recipe, self._holdings)))
+
+    def run(
+        self,
+        askings: Sequence[Asking],
+        prompts: pl.DataFrame,
+        *,
+        score: bool,
+        at_once: int | None = None,
+    ) -> None:
+        """Have every asking answered and, if asked for, every answer scored, wave by wave."""
+        served = list({a.served.name: a.served for a in askings}.values())
+        for wave in waves_of(self._run.recipe, served, self._holdings, at_once=at_once):
+            names = {model.name for model in wave}
+            members = [a for a in askings if a.served.name in names]
+            waiting = [a for a in members if not missing_requests(self._run, a).is_empty()]
+            if waiting:
+                self._sample(waiting)
+            if score:
+                self.score(prompts, [a.source_key for a in members])
+
+    def score(self, prompts: pl.DataFrame, source_keys: Sequence[str]) -> None:
+        """Score what the store holds of these sources and has no score yet."""
+        run, clock = self._run, StageClock()
+        answers = scoring.load_answers(run, prompts, source_keys)
+        verdicts = scoring.unscored(run, scoring.verdict_wants(run.recipe, answers))
+        rewards = scoring.unscored(run, scoring.reward_wants(run.recipe, answers))
+        if verdicts.is_empty() and rewards.is_empty():
+            return
+        self._progress.say(f"scoring: {rewards.height} rewards, {verdicts.height} verdicts")
+        if not rewards.is_empty():
+            self._reward_up()
+            scoring.score_rewards(run, rewards)
+        scoring.score_verdicts(run, verdicts, self._holdings)
+        for key in {*rewards["partition"], *verdicts["partition"]}:
+            run.shared("scores").partition(key).compact()
+        add_seconds(run, scoring.STAGE, clock.seconds)
+
+    def _sample(self, waiting: Sequence[Asking]) -> None:
+        clock = StageClock()
+        models: dict[str, Served] = {a.served.name: a.served for a in waiting}
+        names = ", ".join(models)
+        self._progress.say(f"starting {names}")
+        applications = source_applications(self._run.recipe, models.values(), self._holdings)
+        with serving(applications):
+            self._progress.say(f"{names} up after {clock.seconds:.0f} s")
+            responses = self._run.shared("responses")
+            tables = [responses.partition(asking.source_key) for asking in waiting]
+            wanted = sum(asking.wanted().height for asking in waiting)
+            with self._progress.counting("answers", tables, wanted):
+                sample(self._run, waiting)
+        for table in tables:
+            table.compact()
+        add_seconds(self._run, STAGE, clock.seconds)
+
+    def _reward_up(self) -> None:
+        if not self._reward_is_up:
+            up(reward_applications(self._run.recipe, self._holdings))
+            self._reward_is_up = True

@@ -1,0 +1,73 @@
+"""What sft and dpo learn from: the run's own tables, or an existing data set in TRL's format."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import ray
+
+from fusion.chat import load_tokenizer
+from fusion.checkpoints import local_copy
+from fusion.errors import BadInputError
+from fusion.ingest import DataPath, read_rows
+from fusion.ingest.rows import Malformed
+from fusion.recipe import Training
+from fusion.store import Table
+from fusion.training_rows import TokenRows, pair_rows, sft_rows
+
+Source = Table | DataPath
+
+
+def training_source(own: Table, training: Training) -> Source:
+    """The run's own table, unless the recipe names an existing data set."""
+    return DataPath(training.data, training.data_revision) if training.data else own
+
+
+def source_fingerprint(source: Source) -> str:
+    """Identity of what is learned from."""
+    return source.fingerprint()
+
+
+def tokenised_conversations(
+    source: Source, model: str, revision: str | None, max_length: int
+) -> TokenRows:
+    """SFT token rows of every conversation, made in a task of the cluster."""
+
+    def make() -> TokenRows:
+        tokenizer = load_tokenizer(local_copy(model), revision)
+        messages = (row["messages"] for row in _rows(source, ("messages",)))
+        return sft_rows(tokenizer, messages, max_length=max_length)
+
+    return _on_cluster(make)
+
+
+def tokenised_pairs(
+    source: Source, model: str, revision: str | None, max_length: int, reference: str
+) -> TokenRows:
+    """Pair token rows of every preference pair, made in a task of the cluster."""
+
+    def make() -> TokenRows:
+        tokenizer = load_tokenizer(local_copy(model), revision)
+        pairs = _rows(source, ("prompt", "chosen", "rejected"))
+        return pair_rows(tokenizer, pairs, max_length=max_length, reference=reference)
+
+    return _on_cluster(make)
+
+
+def _on_cluster(make: Callable[[], TokenRows]) -> TokenRows:
+    made: TokenRows = ray.get(ray.remote(num_cpus=1)(make).remote())
+    return made
+
+
+def _rows(source: Source, columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    if isinstance(source, Table):
+        yield from source.read(columns).to_pylist()
+        return
+    for row in read_rows(source):
+        if isinstance(row, Malformed):
+            raise BadInputError(f"{source.path}, row {row.number}: {row.detail}.")
+        if missing := [c for c in columns if not row.columns.get(c)]:
+            raise BadInputError(
+                f"{source.path}, row {row.number} lacks {', '.join(missing)}; expected TRL's "
+                f"conversational format with the columns {', '.join(columns)}."
+            )
+        yield row.columns

@@ -1,0 +1,68 @@
+"""The stage dpo: the fine-tuned target learns what to prefer."""
+
+from cluster.connection import Holdings
+from fusion.checkpoints import checkpoint_location, is_complete
+from fusion.errors import CrucibleError
+from fusion.identity import content_hash
+from fusion.run import Run
+from fusion.store import Counts, Location, Manifest, is_current
+from jobs.reference import reference_inputs, tokenised_preferences, with_reference
+from jobs.sft import sft_checkpoint
+from jobs.stage import StageClock, write_manifest
+from jobs.training import train
+
+STAGE = "dpo"
+
+
+def dpo_inputs(run: Run) -> dict[str, str]:
+    """Fingerprints of all that the final target depends on."""
+    section = content_hash(run.recipe.dpo.model_dump(mode="json"))
+    return {**reference_inputs(run), "training": section}
+
+
+def dpo_checkpoint(run: Run) -> Location:
+    """Where the final target lies, or will."""
+    return checkpoint_location(run, STAGE, dpo_inputs(run))
+
+
+def run_dpo(run: Run, holdings: Holdings) -> Manifest:
+    """Optimise the target's preferences, unless that was done for the same inputs.
+
+    Raises:
+        CrucibleError: there are no pairs, or training failed.
+    """
+    inputs = dpo_inputs(run)
+    checkpoint = checkpoint_location(run, STAGE, inputs)
+    done = Manifest.read(run.manifest(STAGE))
+    if done and is_current(done, inputs) and is_complete(checkpoint):
+        return done
+    clock = StageClock()
+    made = tokenised_preferences(run)
+    if made.rows.num_rows == 0:
+        raise CrucibleError(
+            f"Stage dpo has no pairs: {made.entered} entered, dropped {made.dropped}; look at the "
+            "yields of `crucible report`, widen selection.margin or raise dpo.max_length."
+        )
+    train(
+        stage=STAGE,
+        model=str(sft_checkpoint(run)),
+        revision=None,
+        training=run.recipe.dpo,
+        rows=with_reference(made.rows, run),
+        checkpoint=checkpoint,
+        log=run.training_log(STAGE),
+        holdings=holdings,
+    )
+    lengths = [made.rows[c] for c in ("prompt_ids", "prompt_ids", "chosen_ids", "rejected_ids")]
+    tokens = sum(len(ids) for column in lengths for ids in column.to_pylist())
+    return write_manifest(
+        run,
+        STAGE,
+        clock,
+        inputs=inputs,
+        counts=Counts(
+            entered=made.entered, results=made.rows.num_rows, dropped=made.dropped, unit="pairs"
+        ),
+        tokens={"training": int(tokens * run.recipe.dpo.epochs)},
+        extra={"checkpoint": str(checkpoint)},
+    )

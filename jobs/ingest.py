@@ -1,0 +1,59 @@
+"""The stage ingest: the recipe's data sets to the prompts table."""
+
+from dataclasses import asdict
+
+import polars as pl
+
+from fusion.ingest import DatasetCounts, Ingested, ingest_datasets, ingest_key
+from fusion.run import Run
+from fusion.store import Counts, Manifest, Table, add_counts, is_current
+from jobs.stage import StageClock, write_manifest
+
+STAGE = "ingest"
+
+
+def run_ingest(run: Run) -> Manifest:
+    """Write the recipe's prompts, unless they are there already for the same data sets.
+
+    Raises:
+        BadInputError: a data set cannot be read or has too many malformed rows.
+    """
+    key = ingest_key(run.recipe)
+    inputs = {"datasets": key}
+    table = run.shared("prompts").partition(key)
+    done = Manifest.read(run.manifest(STAGE))
+    if done is not None and is_current(done, inputs) and table.num_rows == done.counts.results:
+        return done
+    clock = StageClock()
+    ingested = ingest_datasets(run.recipe)
+    _write(run, table, ingested)
+    yields = {"datasets": {name: asdict(c) for name, c in ingested.by_dataset.items()}}
+    counts = _total(ingested.by_dataset)
+    return write_manifest(run, STAGE, clock, inputs=inputs, counts=counts, yields=yields)
+
+
+def load_prompts(run: Run) -> pl.DataFrame:
+    """The prompts of a run, in ascending order of prompt_id."""
+    rows = run.shared("prompts").partition(ingest_key(run.recipe)).read()
+    frame = pl.from_arrow(rows)
+    assert isinstance(frame, pl.DataFrame)
+    return frame
+
+
+def _write(run: Run, table: Table, ingested: Ingested) -> None:
+    """One part for all prompts, so that another recipe with these data sets sees all or none."""
+    if len(table.missing(ingested.prompts["prompt_id"])):
+        table.append(ingested.prompts)
+    quarantine = run.quarantine(STAGE)
+    quarantine.location.delete()  # rows of earlier inputs
+    quarantine.append(ingested.quarantined)
+
+
+def _total(by_dataset: dict[str, DatasetCounts]) -> Counts:
+    counts = by_dataset.values()
+    return Counts(
+        entered=sum(c.entered for c in counts),
+        results=sum(c.results for c in counts),
+        dropped=add_counts(c.dropped for c in counts),
+        quarantined=add_counts(c.quarantined for c in counts),
+    )

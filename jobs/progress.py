@@ -1,0 +1,54 @@
+"""What a long command says while it works: one line an event, with the time since its start."""
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from fusion.store import Table
+
+
+class Progress:
+    """Lines on a console: coloured on a terminal, plain elsewhere."""
+
+    def __init__(self, console: Console, *, every_s: float = 10.0) -> None:
+        self._console = console
+        self._every_s = every_s
+        self._started = time.monotonic()
+
+    def say(self, text: str) -> None:
+        """One event."""
+        minutes, seconds = divmod(int(time.monotonic() - self._started), 60)
+        self._console.print(f"[dim]{minutes:02d}:{seconds:02d}[/dim]  {text}", highlight=False)
+
+    def show(self, table: RichTable) -> None:
+        """A table, where a line would not do."""
+        self._console.print(table)
+
+    @contextmanager
+    def counting(self, what: str, tables: Sequence[Table], wanted: int) -> Iterator[None]:
+        """Say every few seconds how many rows some tables hold of those wanted."""
+        done = threading.Event()
+        watcher = threading.Thread(
+            target=self._watch, args=(what, tables, wanted, done), daemon=True
+        )
+        watcher.start()
+        try:
+            yield
+        finally:
+            done.set()
+            watcher.join()
+        self._count(what, tables, wanted)
+
+    def _watch(
+        self, what: str, tables: Sequence[Table], wanted: int, done: threading.Event
+    ) -> None:
+        while not done.wait(self._every_s):
+            self._count(what, tables, wanted)
+
+    def _count(self, what: str, tables: Sequence[Table], wanted: int) -> None:
+        stored = sum(table.num_rows for table in tables)
+        self.say(f"{stored:,} of {wanted:,} {what}")

@@ -1,0 +1,205 @@
+"""One fusion from prompts to report: the stages in order, each skipped where it is done."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import polars as pl
+
+from cluster.connection import Holdings, connected
+from fusion.errors import BadInputError, DoesNotFitError
+from fusion.ingest import DatasetCounts, import_answers
+from fusion.recipe import Recipe, Training
+from fusion.recipe_file import dump_recipe
+from fusion.run import Run
+from fusion.store import Lease, Manifest
+from jobs.accounts import sample_manifest, score_manifest
+from jobs.answering import Answering
+from jobs.dpo import run_dpo
+from jobs.evaluate import run_evaluate
+from jobs.ingest import load_prompts, run_ingest
+from jobs.models import run_askings, served_source, source_keys, waves_of
+from jobs.progress import Progress
+from jobs.reference import run_reference
+from jobs.report import accuracy_summary, run_report
+from jobs.score import check_sandbox, scorer_keys, uses_code
+from jobs.select import run_select
+from jobs.sft import run_sft
+
+STAGES = (
+    "ingest",
+    "sample",
+    "score",
+    "select",
+    "sft",
+    "reference",
+    "dpo",
+    "evaluate",
+    "report",
+)
+
+
+@dataclass
+class Fusion:
+    """A run on a connected cluster; each stage is a method of its name."""
+
+    run: Run
+    holdings: Holdings
+    progress: Progress
+    lease: Lease
+
+    def do(self, stages: Sequence[str]) -> None:
+        """Run the stages named, in their order, as long as the lease is ours.
+
+        Raises:
+            CrucibleError: a stage failed, or another driver took the run over.
+        """
+        steps: dict[str, Callable[[], None]] = {
+            "ingest": lambda: self._say(run_ingest(self.run)),
+            "sample": lambda: self._sample_and_score(stages),
+            "score": lambda: None if "sample" in stages else self._sample_and_score(stages),
+            "select": self._select,
+            "sft": lambda: self._say(run_sft(self.run, self.holdings)),
+            "reference": lambda: self._say(run_reference(self.run, self.holdings)),
+            "dpo": lambda: self._say(run_dpo(self.run, self.holdings)),
+            "evaluate": self._evaluate,
+            "report": self._report,
+        }
+        for stage in STAGES:
+            if stage in stages:
+                self.lease.check()
+                steps[stage]()
+
+    @property
+    def prompts(self) -> pl.DataFrame:
+        """The run's prompts, ingested before."""
+        if Manifest.read(self.run.manifest("ingest")) is None:
+            raise BadInputError(
+                f"Run {self.run.recipe.name} has no prompts yet; run the stage ingest first."
+            )
+        return load_prompts(self.run)
+
+    def _say(self, manifest: Manifest) -> None:
+        counts = manifest.counts
+        gone = {**counts.dropped, **counts.quarantined}
+        details = ", ".join(f"{name} {count:,}" for name, count in gone.items() if count)
+        left = f"; left out: {details}" if details else ""
+        self.progress.say(
+            f"[bold]{manifest.stage}[/bold] {counts.results:,} of {counts.entered:,} "
+            f"{counts.unit}{left} ({manifest.seconds:.0f} s)"
+        )
+
+    def _sample_and_score(self, stages: Sequence[str]) -> None:
+        prompts = self.prompts
+        askings = run_askings(self.run, prompts)
+        imported = _import_answers(self.run, prompts)
+        with Answering(self.run, self.holdings, self.progress) as answering:
+            if "sample" in stages:
+                at_once = self.run.recipe.cluster.sources_at_once
+                answering.run(askings, prompts, score="score" in stages, at_once=at_once)
+            if "score" in stages:
+                answering.score(prompts, self._keys())
+        if "sample" in stages:
+            self._say(sample_manifest(self.run, askings, imported))
+        if "score" in stages:
+            self._say(score_manifest(self.run, prompts, self._keys()))
+
+    def _keys(self) -> list[str]:
+        both = [*source_keys(self.run, "train").values(), *source_keys(self.run, "test").values()]
+        return list(dict.fromkeys(both))
+
+    def _select(self) -> None:
+        keys = source_keys(self.run, "train")
+        self._say(run_select(self.run, self.prompts, keys, scorer_keys(self.run.recipe)))
+
+    def _evaluate(self) -> None:
+        self._say(run_evaluate(self.run, self.prompts, self.holdings, self.progress))
+
+    def _report(self) -> None:
+        keys = source_keys(self.run, "train")
+        report = run_report(self.run, self.prompts, keys, scorer_keys(self.run.recipe))
+        self.progress.show(accuracy_summary(report))
+        self.progress.say(f"[bold]report[/bold] {report.page_file}")
+
+
+def run_recipe(recipe: Recipe, stages: Sequence[str], progress: Progress) -> Run:
+    """Run stages of a recipe on the cluster at hand, under a lease of the run.
+
+    Raises:
+        CrucibleError: bad input, a stage that failed, or another driver at work on this run.
+    """
+    folder = Run(recipe).folder
+    with Lease(folder / "leases", "run") as lease, connected() as there:
+        holdings = usable(recipe, there)
+        run = Run(resolved(recipe, holdings))
+        _check_fits(run, stages, holdings)
+        (folder / "recipe.yaml").write_text(dump_recipe(run.recipe))
+        Fusion(run, holdings, progress, lease).do(stages)
+    return run
+
+
+def usable(recipe: Recipe, holdings: Holdings) -> Holdings:
+    """What of the cluster the recipe wants to use: no GPUs where it says cpu.
+
+    Raises:
+        DoesNotFitError: the recipe wants GPUs and there is none.
+    """
+    wanted = recipe.cluster.accelerator
+    if wanted == "gpu" and not holdings.gpus:
+        raise DoesNotFitError(
+            "cluster.accelerator is gpu and there is no GPU; use a cluster with some, or auto."
+        )
+    return replace(holdings, gpus=0) if wanted == "cpu" else holdings
+
+
+def resolved(recipe: Recipe, holdings: Holdings) -> Recipe:
+    """The recipe with what depends on the machine decided: precision, and an absolute storage."""
+    precision = "bf16" if holdings.gpus else "fp32"
+
+    def decide(training: Training) -> Training:
+        auto = training.precision == "auto"
+        return training.model_copy(update={"precision": precision} if auto else {})
+
+    changes = {"sft": decide(recipe.sft), "dpo": decide(recipe.dpo)}
+    return recipe.model_copy(update={**changes, "storage": str(Run(recipe).storage)})
+
+
+def _check_fits(run: Run, stages: Sequence[str], holdings: Holdings) -> None:
+    """Refuse before the first expensive step what would not run later."""
+    recipe = run.recipe
+    if "sample" in stages:
+        wanted = [s for s in recipe.model_sources if any(map(s.asks, _domains(recipe)))]
+        waves_of(recipe, [served_source(s) for s in wanted], holdings)
+    units = holdings.gpus or holdings.cpus
+    for stage in ("sft", "dpo"):
+        workers = getattr(recipe, stage).workers
+        if stage in stages and workers > units:
+            raise DoesNotFitError(
+                f"{stage}.workers is {workers} and there are {units:g} "
+                f"{'GPUs' if holdings.gpus else 'CPUs'}; ask for fewer workers."
+            )
+    if uses_code(recipe) and {"score", "evaluate"} & set(stages):
+        check_sandbox(recipe, holdings)
+
+
+def _domains(recipe: Recipe) -> set[str]:
+    return {dataset.domain for dataset in recipe.datasets}
+
+
+def _import_answers(run: Run, prompts: pl.DataFrame) -> list[DatasetCounts]:
+    """Commit the answers of imported sources, each under the key of its file."""
+    keys = source_keys(run, "train")
+    counts = []
+    for source in run.recipe.sources:
+        if source.kind != "imported":
+            continue
+        table = run.shared("responses").partition(keys[source.name])
+        made = import_answers(
+            source, keys[source.name], prompts, malformed_limit=run.recipe.malformed_limit
+        )
+        if len(table.missing(made.responses["response_id"])):
+            table.append(made.responses)
+        quarantine = run.quarantine("sample")
+        if len(quarantine.missing(made.quarantined["id"])):
+            quarantine.append(made.quarantined)
+        counts.append(made.counts)
+    return counts

@@ -1,0 +1,171 @@
+"""The stage select: from the store's answers and scores to this run's sft and preferences tables.
+
+It reads one source at a time and keeps no text but that of the answers it chose.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from fusion import __version__
+from fusion.identity import content_hash
+from fusion.recipe_file import recipe_hash
+from fusion.run import Run
+from fusion.selection import Choice, Selected, choose, describe, fill
+from fusion.selection.card import dataset_card
+from fusion.store import Counts, Manifest, Table, fingerprint_rows
+
+STAGE = "select"
+
+# Arrow's `string` holds 2 GiB a column and part; at 5 kB a row this stays well under it.
+PART_ROWS = 200_000
+
+_ANSWER = ["response_id", "prompt_id", "source", "sample_index", "text", "finish_reason"]
+_NO_SCORES = pl.DataFrame(
+    schema={
+        "response_id": pl.String,
+        "scorer": pl.String,
+        "reward": pl.Float64,
+        "verdict": pl.String,
+    }
+)
+
+
+def run_select(
+    run: Run,
+    prompts: pl.DataFrame,
+    source_keys: Mapping[str, str],
+    scorer_keys: Sequence[str],
+) -> Manifest:
+    """Select this run's training rows, replace its data set and card, and write the manifest.
+
+    `prompts` has the columns of `records.PROMPTS`; those held out (split test) take no part.
+    `source_keys` names each source's partition of the responses, `scorer_keys` the partitions of
+    the scores that count.
+    """
+    started_at, clock = datetime.now(UTC), time.perf_counter()
+    prompts = prompts.filter(pl.col("split") == "train")
+    inputs = select_inputs(run, prompts, source_keys, scorer_keys)
+    chosen = _choose(run, prompts, source_keys, scorer_keys)
+    selected = fill(chosen, prompts, _texts(run, chosen.response_ids(), source_keys))
+    _write(run, selected)
+    manifest = Manifest(
+        stage=STAGE,
+        recipe_hash=recipe_hash(run.recipe),
+        inputs=inputs,
+        code_version=__version__,
+        counts=count_prompts(selected),
+        seconds=time.perf_counter() - clock,
+        yields=selected.yields.as_json(),
+        started_at=started_at,
+        finished_at=datetime.now(UTC),
+        extra={**_num_rows(selected)},
+    )
+    manifest.write(run.manifest(STAGE))
+    return manifest
+
+
+def select_inputs(
+    run: Run,
+    prompts: pl.DataFrame,
+    source_keys: Mapping[str, str],
+    scorer_keys: Sequence[str],
+) -> dict[str, str]:
+    """Fingerprints of all that the outcome depends on: rules, prompts, answers and scores."""
+    recipe = run.recipe
+    order = {"sources": True, "datasets": True, "selection": True, "reward": True}
+    inputs = {
+        "rules": content_hash(recipe.model_dump(mode="json", include=order)),
+        "prompts": fingerprint_rows(prompts.filter(pl.col("split") == "train").to_arrow()),
+    }
+    for table, keys in (("responses", source_keys.values()), ("scores", scorer_keys)):
+        for key in keys:
+            inputs[f"{table}/{key}"] = run.shared(table).partition(key).fingerprint()
+    return inputs
+
+
+def count_prompts(selected: Selected) -> Counts:
+    """Every prompt once: a row of sft or preferences (or of both), or dropped by a named rule."""
+    dropped: dict[str, int] = {}
+    for row in selected.yields.prompts:
+        for rule, count in row.dropped.items():
+            dropped[rule] = dropped.get(rule, 0) + count
+    used = pl.concat([selected.sft["prompt_id"], selected.preferences["prompt_id"]]).n_unique()
+    entered = sum(row.prompts for row in selected.yields.prompts)
+    return Counts(entered=entered, results=used, dropped=dropped, unit="prompts")
+
+
+def _choose(
+    run: Run, prompts: pl.DataFrame, source_keys: Mapping[str, str], scorer_keys: Sequence[str]
+) -> Choice:
+    described = pl.concat(_described(run, prompts, source_keys))
+    scores = [_NO_SCORES]
+    for key in scorer_keys:
+        judged = _read(run.shared("scores").partition(key), _NO_SCORES.columns, None)
+        scores.append(judged.join(described, on="response_id", how="semi"))
+    return choose(run.recipe, prompts, described, pl.concat(scores))
+
+
+def _described(
+    run: Run, prompts: pl.DataFrame, source_keys: Mapping[str, str]
+) -> Iterator[pl.DataFrame]:
+    is_wanted = pc.field("prompt_id").isin(prompts["prompt_id"].to_arrow().cast(pa.string()))
+    for name, key in source_keys.items():
+        answers = _read(run.shared("responses").partition(key), _ANSWER, is_wanted)
+        yield _first_samples(run, name, prompts, describe(answers))
+
+
+def _first_samples(
+    run: Run, name: str, prompts: pl.DataFrame, answers: pl.DataFrame
+) -> pl.DataFrame:
+    """As many answers a prompt as this recipe asks for; others may have asked for more."""
+    source = run.recipe.source(name)
+    if source.kind == "imported":
+        return answers
+    samples = {dataset.name: run.recipe.samples(source, dataset) for dataset in run.recipe.datasets}
+    num_samples = pl.col("dataset").replace_strict(samples, return_dtype=pl.Int32)
+    limits = prompts.select("prompt_id", num_samples=num_samples)
+    wanted = answers.join(limits, on="prompt_id").filter(
+        pl.col("sample_index") < pl.col("num_samples")
+    )
+    return wanted.drop("num_samples")
+
+
+def _texts(run: Run, response_ids: pl.Series, source_keys: Mapping[str, str]) -> pl.DataFrame:
+    is_wanted = pc.field("response_id").isin(response_ids.to_arrow().cast(pa.string()))
+    responses = run.shared("responses")
+    return pl.concat(
+        _read(responses.partition(key), ["response_id", "text"], is_wanted)
+        for key in source_keys.values()
+    )
+
+
+def _read(table: Table, columns: list[str], is_wanted: Any) -> pl.DataFrame:
+    frame = pl.from_arrow(table.read(columns, is_wanted))
+    assert isinstance(frame, pl.DataFrame)
+    return frame
+
+
+def _write(run: Run, selected: Selected) -> None:
+    _replace(run.sft(), selected.sft)
+    _replace(run.preferences(), selected.preferences)
+    card = dataset_card(run.recipe, selected.yields, _num_rows(selected))
+    (run.folder / "dataset" / "README.md").write_text(card)
+
+
+def _replace(table: Table, rows: pl.DataFrame) -> None:
+    """New parts first, then the old ones go; the manifest, written last, says that all is well."""
+    old = table.location.list()
+    for part in rows.iter_slices(PART_ROWS):
+        table.append(part.to_arrow())
+    for entry in old:
+        (table.location / entry.name).delete()
+
+
+def _num_rows(selected: Selected) -> dict[str, int]:
+    return {"sft": selected.sft.height, "preferences": selected.preferences.height}

@@ -1,0 +1,177 @@
+"""Check what can be checked of a recipe where this runs; nothing is sampled, no model loaded."""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+
+from fusion.chat import Use, check_template, load_tokenizer
+from fusion.errors import BadInputError, CrucibleError
+from fusion.ingest import (
+    AnswerMapping,
+    DataPath,
+    PromptMapping,
+    check_data_path,
+    map_answers,
+    map_rows,
+    read_rows,
+)
+from fusion.ingest.reading import Read
+from fusion.ingest.rows import Malformed
+from fusion.models import (
+    check_model,
+    context_length,
+    is_local,
+    known_engine_options,
+    unknown_engine_options,
+)
+from fusion.recipe import Dataset, Engine, Model, Recipe, Sampling, Source, Training
+from fusion.store import Location
+
+NUM_ROWS = 20
+_NO_PROMPTS = pl.DataFrame(schema={"prompt_id": pl.String, "origin": pl.String})
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found right, and what could not be checked here and why."""
+
+    checked: list[str] = field(default_factory=list)
+    not_checked: list[str] = field(default_factory=list)
+
+
+def validate(recipe: Recipe) -> Report:
+    """Check storage, data sets, models, templates, engine options and sampling values.
+
+    Raises:
+        BadInputError: the first mistake found.
+    """
+    report = Report()
+    _check_storage(recipe.storage, report)
+    for dataset in recipe.datasets:
+        _check_dataset(dataset, report)
+    for source in recipe.sources:
+        _check_source(source, report)
+    _check_model("the target", recipe.target, "train", report)
+    evaluation = recipe.evaluation
+    _check_engine("evaluation", evaluation.engine, report)
+    _check_room("evaluation", recipe.target.model, evaluation.sampling, evaluation.engine)
+    if recipe.reward is not None:
+        _check_model("the reward model", recipe.reward, "score", report)
+    _check_training_data("sft.data", recipe.sft, ("messages",), report)
+    _check_training_data("dpo.data", recipe.dpo, ("prompt", "chosen", "rejected"), report)
+    return report
+
+
+def _check_storage(storage: str, report: Report) -> None:
+    try:
+        Location.of(storage).check_writable()
+    except CrucibleError as error:
+        raise BadInputError(str(error)) from None
+    report.checked.append(f"the storage {storage} can be written")
+
+
+def _check_dataset(dataset: Dataset, report: Report) -> None:
+    mapping = PromptMapping(dataset)
+    what = f"the data set {dataset.name}"
+    rows = _first_rows(what, DataPath.of(dataset), report)
+    if rows is not None:
+        _check_outcomes(what, dataset.path, map_rows(mapping, rows), report)
+
+
+def _check_source(source: Source, report: Report) -> None:
+    what = f"the source {source.name}"
+    if source.kind == "imported":
+        mapping = AnswerMapping(source, _NO_PROMPTS)
+        rows = _first_rows(what, DataPath.of(source), report)
+        if rows is not None:
+            _check_outcomes(what, str(source.path), map_answers(mapping, rows), report)
+        return
+    _check_model(what, Model(model=str(source.model), revision=source.revision), "sample", report)
+    _check_engine(what, source.engine, report)
+    _check_room(what, str(source.model), source.sampling, source.engine)
+
+
+def _first_rows(what: str, data: DataPath, report: Report) -> Read | None:
+    check_data_path(data)
+    if data.on_hub:
+        report.not_checked.append(f"{what}: the fields of {data.path} at {data.revision}")
+        return None
+    return itertools.islice(read_rows(data), NUM_ROWS)
+
+
+def _check_outcomes(what: str, path: str, outcomes: Iterator[Any], report: Report) -> None:
+    seen = list(outcomes)
+    malformed = [outcome for outcome in seen if isinstance(outcome, Malformed)]
+    if not seen:
+        raise BadInputError(f"{path} of {what} has no rows; give a file with at least one.")
+    if len(malformed) == len(seen):
+        first = malformed[0]
+        raise BadInputError(
+            f"None of the first {len(seen)} rows of {path} fits {what} (row {first.number}: "
+            f"{first.reason}, {first.detail}); correct its fields."
+        )
+    report.checked.append(f"{what}: {len(seen) - len(malformed)} of its first {len(seen)} rows map")
+
+
+def _check_model(what: str, model: Model, use: Use, report: Report) -> None:
+    try:
+        check_model(model.model, model.revision)
+        if is_local(model.model):
+            tokenizer = load_tokenizer(model.model, model.revision)
+            check_template(tokenizer, model.model, use)
+    except BadInputError as error:
+        raise BadInputError(f"{what[0].upper()}{what[1:]}: {error}") from None
+    if is_local(model.model):
+        report.checked.append(f"{what}: {model.model} is there and its chat template fits")
+    else:
+        report.not_checked.append(
+            f"{what}: files and chat template of {model.model} at {model.revision}"
+        )
+
+
+def _check_engine(what: str, engine: Engine, report: Report) -> None:
+    if known_engine_options() is None:
+        report.not_checked.append(f"{what}: its engine options, as vLLM is not installed here")
+        return
+    for name, nearest in unknown_engine_options(engine.options()):
+        advice = f"did you mean {nearest}?" if nearest else "remove it."
+        raise BadInputError(f"{what} has the engine option {name}, which vLLM lacks; {advice}")
+    report.checked.append(f"{what}: vLLM knows its engine options")
+
+
+def _check_room(what: str, model: str, sampling: Sampling, engine: Engine) -> None:
+    """A context that one answer fills leaves no room for any prompt."""
+    longest, limit = engine.max_model_len, context_length(model)
+    if longest is not None and limit is not None and longest > limit:
+        raise BadInputError(
+            f"{what} has engine.max_model_len {longest}, but {model} was made for {limit} tokens; "
+            "lower it."
+        )
+    context = longest or limit
+    if context is not None and sampling.max_tokens >= context:
+        raise BadInputError(
+            f"{what} has sampling.max_tokens {sampling.max_tokens} in a context of {context} "
+            "tokens, which leaves none for the prompt; lower it."
+        )
+
+
+def _check_training_data(
+    what: str, training: Training, columns: tuple[str, ...], report: Report
+) -> None:
+    """The first rows of an existing data set have the columns of TRL's conversational format."""
+    if training.data is None:
+        return
+    rows = _first_rows(what, DataPath(training.data, training.data_revision), report)
+    if rows is None:
+        return
+    for row in rows:
+        found = () if isinstance(row, Malformed) else row.columns
+        if missing := [column for column in columns if column not in found]:
+            raise BadInputError(
+                f"{what} is {training.data}, whose row {row.number} lacks {', '.join(missing)}; "
+                f"give conversations in TRL's format with the columns {', '.join(columns)}."
+            )
+    report.checked.append(f"{what}: the first rows of {training.data} are in TRL's format")

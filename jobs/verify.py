@@ -1,0 +1,90 @@
+"""`crucible verify`: grade answers with gold or tests, without a fusion."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fusion.errors import BadInputError
+from fusion.verification import VERIFIERS, Malformed, Task, Verdict, Verifiers
+
+ROWS_PER_CALL = 512
+_TEXTS = ("verifier", "response", "gold", "tests", "entry_point")
+
+
+def verify_file(file: Path, out: Path) -> str:
+    """Grade every row of a JSON-lines file, write a verdict each, return the summary as JSON.
+
+    A malformed row (no JSON, no known verifier, gold or tests that cannot be used) is counted
+    under errors and gets no verdict's credit; a timeout is wrong.
+
+    Raises:
+        BadInputError: the file cannot be read, or the verdicts cannot be written.
+        CrucibleError: code is to be run and there is no isolator.
+    """
+    started = time.monotonic()
+    if not file.is_file():
+        raise BadInputError(f"There is no file {file}; give JSON lines with id and response.")
+    if not out.parent.is_dir():
+        raise BadInputError(f"The folder {out.parent} of --out does not exist; make it first.")
+    counts = {"rows": 0, "correct": 0, "wrong": 0, "errors": 0}
+    with out.open("w", encoding="utf-8") as sink, Verifiers() as verifiers:
+        for batch in _batches(file):
+            for row in _grade(batch, verifiers):
+                counts["rows"] += 1
+                counts[_column(row)] += 1
+                sink.write(json.dumps(row, ensure_ascii=False) + "\n")
+    return json.dumps({**counts, "seconds": round(time.monotonic() - started, 3)})
+
+
+def _column(row: dict[str, Any]) -> str:
+    if row["correct"] is None:
+        return "errors"
+    return "correct" if row["correct"] else "wrong"
+
+
+def _batches(file: Path) -> Iterator[list[tuple[int, str]]]:
+    batch: list[tuple[int, str]] = []
+    with file.open(encoding="utf-8", errors="replace") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                batch.append((number, line))
+            if len(batch) == ROWS_PER_CALL:
+                yield batch
+                batch = []
+    yield batch
+
+
+def _grade(batch: list[tuple[int, str]], verifiers: Verifiers) -> list[dict[str, Any]]:
+    parsed = [_parse(number, line) for number, line in batch]
+    tasks = [task for _, task in parsed if isinstance(task, Task)]
+    outcomes = iter(verifiers.verify(tasks))
+    return [_row(name, next(outcomes) if isinstance(task, Task) else task) for name, task in parsed]
+
+
+def _parse(number: int, line: str) -> tuple[Any, Task | Malformed]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        return number, Malformed(f"line {number} is not JSON: {error}")
+    if not isinstance(row, dict):
+        return number, Malformed(f"line {number} is no JSON object")
+    name = row.get("id", number)
+    wrong = [key for key in _TEXTS if not isinstance(row.get(key, ""), str | None)]
+    if wrong or not isinstance(row.get("response"), str):
+        return name, Malformed(f"line {number}: {(wrong or ['response'])[0]} must be a text")
+    if row.get("verifier") not in VERIFIERS:
+        known = ", ".join(VERIFIERS)
+        return name, Malformed(f"line {number}: verifier must be one of {known}")
+    task = Task(
+        row["verifier"], row["response"], row.get("gold"), row.get("tests"), row.get("entry_point")
+    )
+    return name, task
+
+
+def _row(name: Any, outcome: Verdict | Malformed) -> dict[str, Any]:
+    if isinstance(outcome, Malformed):
+        return {"id": name, "correct": None, "reason": outcome.detail, "seconds": 0.0}
+    seconds = round(outcome.seconds, 4)
+    return {"id": name, "correct": outcome.correct, "reason": outcome.reason, "seconds": seconds}

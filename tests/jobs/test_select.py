@@ -1,0 +1,215 @@
+"""The stage select on real tables: what it reads, what it leaves behind, and that TRL takes it."""
+
+import datetime
+
+import datasets
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from fusion.identity import dedupe_key, prompt_id, response_id, score_id
+from fusion.recipe import Recipe
+from fusion.records import PREFERENCES, PROMPTS, RESPONSES, SCORES, SFT
+from fusion.run import Run
+from fusion.store import Manifest
+from jobs.select import run_select, select_inputs
+
+KEYS = {"alpha": "alpha-key", "beta": "beta-key"}
+SCORERS = ["reward-key", "math-key"]
+NUM_PROMPTS = 10
+SAMPLES = 3
+
+
+@pytest.fixture
+def run(tmp_path):
+    recipe = {
+        "name": "small",
+        "storage": str(tmp_path),
+        "target": {"model": str(tmp_path / "models" / "target")},
+        "sources": [{"name": name, "model": f"owner/{name}", "revision": "v1"} for name in KEYS],
+        "datasets": [
+            {
+                "name": domain,
+                "path": "p",
+                "domain": domain,
+                "samples": SAMPLES,
+                "fields": {"prompt": "prompt"},
+            }
+            for domain in ("instruction", "math")
+        ],
+        "reward": {"model": "owner/reward", "revision": "v1"},
+    }
+    return Run(Recipe.model_validate(recipe))
+
+
+def prompt_row(domain, number, split="train"):
+    messages = [{"role": "user", "content": f"{domain} question {number}"}]
+    return {
+        "prompt_id": prompt_id(messages),
+        "dedupe_key": dedupe_key(messages),
+        "dataset": domain,
+        "domain": domain,
+        "split": split,
+        "language": "en",
+        "messages": messages,
+        "origin": "test",
+    }
+
+
+@pytest.fixture
+def prompts():
+    rows = [prompt_row(domain, n) for domain in ("instruction", "math") for n in range(NUM_PROMPTS)]
+    rows.append(prompt_row("math", 99, split="test"))
+    return pl.from_arrow(pa.Table.from_pylist(rows, PROMPTS))
+
+
+def response_row(prompt, source, index):
+    return {
+        "response_id": response_id(prompt, KEYS[source], index),
+        "prompt_id": prompt,
+        "source": source,
+        "source_key": KEYS[source],
+        "sample_index": index,
+        "text": f"{source} says {index}",
+        "finish_reason": "stop",
+    }
+
+
+def score_row(response, scorer, **judgement):
+    key = f"{scorer}-key"
+    id_ = score_id(response, key, "")
+    row = {"score_id": id_, "response_id": response, "scorer": scorer, "scorer_key": key}
+    return {**row, **judgement}
+
+
+@pytest.fixture
+def stored(run, prompts):
+    """Rewards rise with the sample; the last sample is correct, the one past the recipe's n too."""
+    responses, scores = run.shared("responses"), run.shared("scores")
+    for source, key in KEYS.items():
+        rows = [
+            response_row(p, source, i) for p in prompts["prompt_id"] for i in range(SAMPLES + 1)
+        ]
+        # two parts, the ids interleaved
+        for part in (rows[::2], rows[1::2]):
+            responses.partition(key).append(pa.Table.from_pylist(part, RESPONSES))
+        rewards = [
+            score_row(row["response_id"], "reward", reward=0.1 + row["sample_index"] / 50)
+            for row in rows
+        ]
+        verdicts = [
+            score_row(
+                row["response_id"],
+                "math",
+                verdict="correct" if row["sample_index"] >= SAMPLES - 1 else "wrong",
+            )
+            for row in rows
+        ]
+        scores.partition("reward-key").append(pa.Table.from_pylist(rewards, SCORES))
+        scores.partition("math-key").append(pa.Table.from_pylist(verdicts, SCORES))
+    return run
+
+
+def load(run, name):
+    folder = run.folder / "dataset"
+    return datasets.load_dataset(
+        folder.path, name, split="train", cache_dir=f"{run.folder.path}/cache"
+    )
+
+
+def test_tables_have_their_schemas_and_the_counts_balance(stored, prompts):
+    manifest = run_select(stored, prompts, KEYS, SCORERS)
+    sft, preferences = stored.sft().read(), stored.preferences().read()
+    assert sft.schema.equals(SFT)
+    assert preferences.schema.equals(PREFERENCES)
+    assert manifest.counts.unit == "prompts"
+    assert manifest.counts.entered == 2 * NUM_PROMPTS
+    assert manifest.counts.results == 2 * NUM_PROMPTS
+    # instruction: floor(0.4 * 10) and the rest; math: every prompt has a pair
+    assert (sft.num_rows, preferences.num_rows) == (4, 6 + 10)
+    assert Manifest.read(stored.manifest("select")) == manifest
+
+
+def test_answers_beyond_the_recipe_s_number_take_no_part(stored, prompts):
+    run_select(stored, prompts, KEYS, SCORERS)
+    texts = {row["messages"][-1]["content"] for row in stored.sft().read().to_pylist()}
+    assert texts == {f"beta says {SAMPLES - 1}"}
+
+
+def test_held_out_prompts_take_no_part(stored, prompts):
+    run_select(stored, prompts, KEYS, SCORERS)
+    held_out = set(prompts.filter(split="test")["prompt_id"])
+    used = {*stored.sft().ids().to_pylist(), *stored.preferences().ids().to_pylist()}
+    assert held_out
+    assert not held_out & used
+
+
+def test_selecting_again_replaces_the_rows(stored, prompts):
+    run_select(stored, prompts, KEYS, SCORERS)
+    first = stored.preferences().fingerprint()
+    run_select(stored, prompts, KEYS, SCORERS)
+    assert stored.preferences().fingerprint() == first
+    assert len(stored.preferences().location.list()) == 1
+    none = stored.recipe.selection.model_copy(update={"pairs_from": ("beta",)})
+    other = Run(stored.recipe.model_copy(update={"selection": none}))
+    run_select(other, prompts, KEYS, SCORERS)
+    assert set(stored.preferences().read(["source"])["source"].to_pylist()) == {"beta"}
+
+
+def test_inputs_change_with_rules_answers_and_scores_alone(stored, prompts):
+    before = select_inputs(stored, prompts, KEYS, SCORERS)
+    assert select_inputs(stored, prompts.sample(fraction=1, shuffle=True), KEYS, SCORERS) == before
+    seeded = stored.recipe.selection.model_copy(update={"seed": 7})
+    other = Run(stored.recipe.model_copy(update={"selection": seeded}))
+    assert changed(before, select_inputs(other, prompts, KEYS, SCORERS)) == {"rules"}
+    extra = [response_row(prompts["prompt_id"][0], "beta", 9)]
+    stored.shared("responses").partition("beta-key").append(pa.Table.from_pylist(extra, RESPONSES))
+    after = select_inputs(stored, prompts, KEYS, SCORERS)
+    assert changed(before, after) == {"responses/beta-key"}
+
+
+def changed(before, after):
+    return {name for name in before | after if before.get(name) != after.get(name)}
+
+
+def test_the_card_lets_datasets_load_both_tables_in_trl_s_format(stored, prompts):
+    run_select(stored, prompts, KEYS, SCORERS)
+    sft, preferences = load(stored, "sft"), load(stored, "preferences")
+    assert sft.num_rows == 4
+    assert [turn["role"] for turn in sft[0]["messages"]] == ["user", "assistant"]
+    row = preferences[0]
+    assert row["prompt"][-1]["role"] == "user"
+    assert [turn["role"] for turn in row["chosen"]] == ["assistant"]
+    assert [turn["role"] for turn in row["rejected"]] == ["assistant"]
+
+
+def test_trl_takes_the_preferences_as_conversations(stored, prompts):
+    trl = pytest.importorskip("trl.data_utils")
+    run_select(stored, prompts, KEYS, SCORERS)
+    for row in (load(stored, "preferences")[0], load(stored, "sft")[0]):
+        assert trl.is_conversational(row)
+
+
+def test_a_table_without_rows_has_no_configuration(stored, prompts):
+    only_sft = {"domains": {"instruction": {"sft_share": 1.0}, "math": {"pairs": False}}}
+    recipe = Recipe.model_validate({**stored.recipe.model_dump(), "selection": only_sft})
+    manifest = run_select(Run(recipe), prompts, KEYS, SCORERS)
+    assert manifest.extra == {"sft": 2 * NUM_PROMPTS, "preferences": 0}
+    assert load(stored, "sft").num_rows == 2 * NUM_PROMPTS
+    assert "preferences/*.parquet" not in (stored.folder / "dataset" / "README.md").read_text()
+
+
+def test_the_card_names_models_and_counts_and_no_local_path(stored, prompts, tmp_path):
+    run_select(stored, prompts, KEYS, SCORERS)
+    card = (stored.folder / "dataset" / "README.md").read_text()
+    assert "owner/alpha@v1" in card
+    assert "owner/reward@v1" in card
+    assert "0.01 to 0.1" in card
+    assert "| instruction | instruction | 10 | 4 | 6 | 0 | 0 |" in card
+    assert str(tmp_path) not in card
+
+
+def test_without_any_score_all_prompts_are_dropped_by_name(stored, prompts):
+    manifest = run_select(stored, prompts, KEYS, [])
+    assert manifest.counts.dropped == {"no_usable_answer": 2 * NUM_PROMPTS}
+    assert manifest.finished_at <= datetime.datetime.now(datetime.UTC)

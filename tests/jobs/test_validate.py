@@ -1,0 +1,194 @@
+"""What validate finds wrong, what it finds right, and what it leaves to a hub."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fusion.errors import BadInputError
+from fusion.models import known_engine_options
+from fusion.recipe import Recipe
+from fusion.recipe_file import load_recipe
+from jobs.validate import validate
+
+ROOT = Path(__file__).parents[2]
+PUBLISHED = sorted((ROOT / "recipes" / "fusechat-3.0").glob("*.yaml"))
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+SaveModel = Callable[..., str]
+MakeRecipe = Callable[..., Recipe]
+
+
+@pytest.fixture(scope="module")
+def save_model(tmp_path_factory: pytest.TempPathFactory) -> SaveModel:
+    """A folder with a configuration, a byte-level tokenizer and a chat template."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    def save(template: str = CHATML) -> str:
+        folder = tmp_path_factory.mktemp("model")
+        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+        tokenizer = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>")
+        fast.chat_template = template
+        fast.save_pretrained(folder)
+        (folder / "config.json").write_text(json.dumps({"max_position_embeddings": 8192}))
+        return str(folder)
+
+    return save
+
+
+@pytest.fixture(scope="module")
+def model(save_model: SaveModel) -> str:
+    return save_model()
+
+
+@pytest.fixture
+def make_recipe(tmp_path: Path, model: str) -> MakeRecipe:
+    """A recipe that is right in all, with changes to its sections."""
+    lines = [json.dumps({"q": f"prompt {i}", "a": i}) for i in range(30)]
+    (tmp_path / "d.jsonl").write_text("\n".join(lines))
+
+    def make(**sections: Any) -> Recipe:
+        fields = {"prompt": "q", "gold": "a"}
+        dataset = {"name": "d", "path": str(tmp_path / "d.jsonl"), "domain": "math"}
+        source = {"name": "one", "model": model}
+        parts: dict[str, Any] = {
+            "name": "small",
+            "storage": str(tmp_path / "runs"),
+            "target": {"model": model, **sections.pop("target", {})},
+            "reward": {"model": model, **sections.pop("reward", {})},
+            "sources": [{**source, **sections.pop("source", {})}],
+            "datasets": [{**dataset, "fields": fields, **sections.pop("dataset", {})}],
+        }
+        return Recipe.model_validate({**parts, **sections})
+
+    return make
+
+
+def test_right_recipe_is_checked_whole(make_recipe: MakeRecipe) -> None:
+    report = validate(make_recipe())
+    assert any("20 of its first 20 rows" in line for line in report.checked)
+    assert sum("chat template fits" in line for line in report.checked) == 3
+    without_vllm = known_engine_options() is None
+    assert len(report.not_checked) == (2 if without_vllm else 0)
+
+
+def test_what_needs_the_hub_is_listed_and_no_error(make_recipe: MakeRecipe) -> None:
+    hub = {"model": "owner/name", "revision": "main"}
+    report = validate(
+        make_recipe(
+            source=hub,
+            target=hub,
+            reward=hub,
+            dataset={"path": "hf://owner/data", "revision": "abc"},
+        )
+    )
+    for part in ("the data set d", "the source one", "the target", "the reward model"):
+        assert any(line.startswith(part) for line in report.not_checked), part
+
+
+@pytest.mark.parametrize(
+    ("sections", "sentence"),
+    [
+        ({"source": {"model": "owner/name"}}, "Source one: owner/name is neither a local path"),
+        ({"target": {"model": "/no/such"}}, "target: /no/such is neither a local path nor a hub"),
+        ({"dataset": {"path": "/no/such.jsonl"}}, "There is no file /no/such.jsonl"),
+        ({"dataset": {"path": "hf://owner/data"}}, "has no revision"),
+        ({"dataset": {"fields": {"prompt": "question"}}}, "has the field question"),
+        ({"dataset": {"fields": {"prompt": "a"}}}, "wrong_type"),
+        ({"dataset": {"fields": {"prompt": "q["}}}, "is not a path"),
+        ({"source": {"engine": {"max_modl_len": 5}}}, "did you mean max_model_len"),
+        ({"source": {"engine": {"max_model_len": 99999}}}, "was made for 8192 tokens"),
+        ({"source": {"sampling": {"max_tokens": 8192}}}, "leaves none for the prompt"),
+        ({"evaluation": {"engine": {"max_model_len": 512}}}, "evaluation has sampling.max_tokens"),
+        ({"sft": {"data": "/no/such"}}, "There is no file /no/such"),
+    ],
+)
+def test_mistake_is_one_sentence(
+    make_recipe: MakeRecipe, sections: dict[str, Any], sentence: str
+) -> None:
+    if "did you mean" in sentence and known_engine_options() is None:
+        pytest.skip("vLLM is not installed, so its engine options cannot be read")
+    with pytest.raises(BadInputError) as error:
+        validate(make_recipe(**sections))
+    assert sentence.lower() in str(error.value).lower()
+    assert "\n" not in str(error.value)
+
+
+def test_existing_training_data_must_have_trls_columns(
+    make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    (tmp_path / "t.jsonl").write_text('{"messages": []}\n')
+    data = str(tmp_path / "t.jsonl")
+    assert any("sft.data" in line for line in validate(make_recipe(sft={"data": data})).checked)
+    with pytest.raises(BadInputError, match="lacks prompt, chosen, rejected"):
+        validate(make_recipe(dpo={"data": data}))
+
+
+def test_storage_that_cannot_be_written_is_refused(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadInputError, match="cannot be written"):
+        validate(make_recipe(storage=str(tmp_path / "file" / "runs")))
+
+
+def test_template_must_be_fit_to_train_only_for_the_target(
+    make_recipe: MakeRecipe, save_model: SaveModel
+) -> None:
+    unfit = {"model": save_model("{{ messages|length }}" + CHATML)}
+    validate(make_recipe(source=unfit, reward=unfit))
+    with pytest.raises(BadInputError, match="differently from the prompt alone"):
+        validate(make_recipe(target=unfit))
+
+
+def test_imported_answers_are_mapped(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    answers = tmp_path / "answers.json"
+    answers.write_text(json.dumps([{"of": 1, "out": "a"}]))
+    imported = {
+        "name": "gpt-4",
+        "kind": "imported",
+        "path": str(answers),
+        "fields": {"id": "of", "text": "out"},
+        "dataset": "d",
+    }
+    assert any("gpt-4: 1 of" in line for line in validate(make_recipe(sources=[imported])).checked)
+    wrong = {**imported, "fields": {"id": "of", "text": "output"}}
+    with pytest.raises(BadInputError, match="field output that the source gpt-4 names"):
+        validate(make_recipe(sources=[wrong]))
+
+
+@pytest.mark.parametrize("path", [p for p in PUBLISHED if p.stem != "base"], ids=lambda p: p.stem)
+def test_published_recipes_are_valid_without_the_hub(path: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(path).model_copy(update={"storage": str(tmp_path)})
+    report = validate(recipe)
+    assert sum(line.startswith("the data set") for line in report.not_checked) == 10
+    assert not any("template fits" in line for line in report.checked)
+
+
+def test_published_recipes_share_everything_but_target_and_rates() -> None:
+    recipes = [load_recipe(path) for path in PUBLISHED if path.stem != "base"]
+    assert len(recipes) == 5
+    assert all(recipe.sources == recipes[0].sources for recipe in recipes)
+    assert all(recipe.datasets == recipes[0].datasets for recipe in recipes)
+    assert len({recipe.name for recipe in recipes}) == 5
+    rates = {
+        recipe.name.removeprefix("fusechat-3.0-"): (
+            recipe.sft.learning_rate,
+            recipe.dpo.learning_rate,
+            recipe.dpo.beta,
+            recipe.dpo.length_normalised,
+        )
+        for recipe in recipes
+    }
+    assert rates == {  # FuseChat-3.0's README, sections "SFT" and "DPO"
+        "llama-3.1-8b": (5e-6, 8e-7, 10, True),
+        "qwen-2.5-7b": (2e-6, 3e-7, 0.01, False),
+        "gemma-2-9b": (2e-6, 5e-7, 0.01, False),
+        "llama-3.2-3b": (5e-6, 1e-6, 10, True),
+        "llama-3.2-1b": (5e-6, 1e-6, 10, True),
+    }

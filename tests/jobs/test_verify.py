@@ -1,0 +1,59 @@
+"""`crucible verify`: verdicts, malformed rows and the summary."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fusion.errors import BadInputError
+from jobs.verify import verify_file
+
+
+def _verify(folder: Path, *lines: str) -> tuple[dict, list[dict]]:
+    file, out = folder / "in.jsonl", folder / "out.jsonl"
+    file.write_text("\n".join(lines) + "\n")
+    summary = json.loads(verify_file(file, out))
+    return summary, [json.loads(line) for line in out.read_text().splitlines()]
+
+
+def _row(**values: object) -> str:
+    return json.dumps(
+        {"id": "x", "verifier": "exact", "response": "blue", "gold": "blue", **values}
+    )
+
+
+def test_right_and_wrong_answers_are_counted_and_written_in_order(tmp_path):
+    summary, rows = _verify(tmp_path, _row(id="a"), _row(id="b", response="red"))
+    assert [(r["id"], r["correct"]) for r in rows] == [("a", True), ("b", False)]
+    assert (summary["rows"], summary["correct"], summary["wrong"]) == (2, 1, 1)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{not json",
+        "[]",
+        _row(verifier="magic"),
+        _row(response=None),
+        _row(response=7),
+        _row(gold=["blue"]),
+        _row(verifier="math", gold=None),
+        _row(verifier="code", tests="def check(: pass", entry_point="f"),
+    ],
+)
+def test_malformed_row_is_an_error_with_a_reason_and_no_verdict(tmp_path, line):
+    summary, rows = _verify(tmp_path, line, _row(id="good"))
+    assert rows[0]["correct"] is None
+    assert rows[0]["reason"]
+    assert (summary["errors"], summary["correct"]) == (1, 1)
+
+
+def test_invalid_utf8_does_not_end_the_job(tmp_path):
+    file, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    file.write_bytes(b'\xff\xfe{"id"\n' + _row().encode() + b"\n")
+    assert json.loads(verify_file(file, out))["errors"] == 1
+
+
+def test_missing_file_is_bad_input(tmp_path):
+    with pytest.raises(BadInputError, match="no file"):
+        verify_file(tmp_path / "none.jsonl", tmp_path / "out.jsonl")
