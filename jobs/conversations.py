@@ -22,11 +22,6 @@ def training_source(own: Table, training: Training) -> Source:
     return DataPath(training.data, training.data_revision) if training.data else own
 
 
-def source_fingerprint(source: Source) -> str:
-    """Identity of what is learned from."""
-    return source.fingerprint()
-
-
 def tokenised_conversations(
     source: Source, model: str, revision: str | None, max_length: int
 ) -> TokenRows:

@@ -34,10 +34,7 @@ def run_ingest(run: Run) -> Manifest:
 
 def load_prompts(run: Run) -> pl.DataFrame:
     """The prompts of a run, in ascending order of prompt_id."""
-    rows = run.shared("prompts").partition(ingest_key(run.recipe)).read()
-    frame = pl.from_arrow(rows)
-    assert isinstance(frame, pl.DataFrame)
-    return frame
+    return pl.DataFrame(run.shared("prompts").partition(ingest_key(run.recipe)).read())
 
 
 def _write(run: Run, table: Table, ingested: Ingested) -> None:

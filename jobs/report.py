@@ -135,9 +135,7 @@ def _rewards(
 
 
 def _frame(table: Table, columns: list[str] | None = None, is_wanted: Any = None) -> pl.DataFrame:
-    frame = pl.from_arrow(table.read(columns, is_wanted))
-    assert isinstance(frame, pl.DataFrame)
-    return frame
+    return pl.DataFrame(table.read(columns, is_wanted))
 
 
 def _lineage(run: Run, prompts: pl.DataFrame, source_keys: Mapping[str, str]) -> Lineage:

@@ -146,9 +146,7 @@ def _texts(run: Run, response_ids: pl.Series, source_keys: Mapping[str, str]) ->
 
 
 def _read(table: Table, columns: list[str], is_wanted: Any) -> pl.DataFrame:
-    frame = pl.from_arrow(table.read(columns, is_wanted))
-    assert isinstance(frame, pl.DataFrame)
-    return frame
+    return pl.DataFrame(table.read(columns, is_wanted))
 
 
 def _write(run: Run, selected: Selected) -> None:
