@@ -1,0 +1,42 @@
+"""One recipe describes one fusion. These models are its grammar: every key, bound and default.
+
+Reading a file (inheritance, paths, the nearest known key) is `fusion.recipe_file`'s affair.
+"""
+
+from fusion.recipe.datasets import Dataset
+from fusion.recipe.judging import CodeVerification, MathVerification, Reward, Verification
+from fusion.recipe.recipe import Recipe
+from fusion.recipe.running import Cluster, Endpoint, Evaluation
+from fusion.recipe.section import Domain, Name, Section, Share, VerifierName
+from fusion.recipe.selection import DOMAIN_PRESETS, Margin, Policy, Selection
+from fusion.recipe.sources import Engine, Greedy, Model, Sampling, Source
+from fusion.recipe.training import Dpo, Sft, Training
+
+__all__ = [
+    "DOMAIN_PRESETS",
+    "Cluster",
+    "CodeVerification",
+    "Dataset",
+    "Domain",
+    "Dpo",
+    "Endpoint",
+    "Engine",
+    "Evaluation",
+    "Greedy",
+    "Margin",
+    "MathVerification",
+    "Model",
+    "Name",
+    "Policy",
+    "Recipe",
+    "Reward",
+    "Sampling",
+    "Section",
+    "Selection",
+    "Sft",
+    "Share",
+    "Source",
+    "Training",
+    "Verification",
+    "VerifierName",
+]

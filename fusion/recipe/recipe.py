@@ -1,0 +1,79 @@
+"""The whole of a recipe, and what its parts must agree on."""
+
+from pydantic import Field, model_validator
+
+from fusion.recipe.datasets import Dataset
+from fusion.recipe.judging import Reward, Verification
+from fusion.recipe.running import Cluster, Endpoint, Evaluation
+from fusion.recipe.section import Name, Section, Share
+from fusion.recipe.selection import Selection
+from fusion.recipe.sources import Model, Source
+from fusion.recipe.training import Dpo, Sft
+
+
+class Recipe(Section):
+    """One fusion, from prompts to a fused model."""
+
+    name: Name = Field(description="Names the run's folder.")
+    storage: str = Field("runs", description="A local path or s3:// under which all is kept.")
+    target: Model
+    sources: tuple[Source, ...] = Field(min_length=1)
+    datasets: tuple[Dataset, ...] = Field(min_length=1)
+    reward: Reward | None = Field(None, description="Without one, only verdicts judge answers.")
+    verification: Verification = Verification()
+    selection: Selection = Selection()
+    sft: Sft = Sft()
+    dpo: Dpo = Dpo()
+    evaluation: Evaluation = Evaluation()
+    endpoint: Endpoint = Endpoint()
+    cluster: Cluster = Cluster()
+    malformed_limit: Share = Field(
+        0.01, description="Share of a data set's rows that may be malformed before a run stops."
+    )
+
+    @model_validator(mode="after")
+    def _names_are_unique_and_known(self) -> "Recipe":
+        for what, names in (
+            ("sources", [s.name for s in self.sources]),
+            ("datasets", [d.name for d in self.datasets]),
+        ):
+            if twice := sorted({n for n in names if names.count(n) > 1}):
+                raise ValueError(f"{what} has {', '.join(twice)} twice; give each its own name")
+        reserved = {"base", "sft", "dpo"} & {s.name for s in self.sources}
+        if reserved:
+            raise ValueError(f"a source may not be named {sorted(reserved)[0]}: the target's is")
+        known = {s.name for s in self.sources}
+        for where, listed in (
+            ("selection.pairs_from", self.selection.pairs_from),
+            ("endpoint.sources", self.endpoint.sources),
+        ):
+            if unknown := sorted(set(listed or ()) - known):
+                raise ValueError(f"{where} names {', '.join(unknown)}, which is no source")
+        named = {d.name for d in self.datasets}
+        for source in self.sources:
+            if source.dataset is not None and source.dataset not in named:
+                raise ValueError(
+                    f"source {source.name} names {source.dataset}, which is no data set"
+                )
+        return self
+
+    def source(self, name: str) -> Source:
+        """The source of that name."""
+        return next(s for s in self.sources if s.name == name)
+
+    def dataset(self, name: str) -> Dataset:
+        """The data set of that name."""
+        return next(d for d in self.datasets if d.name == name)
+
+    @property
+    def model_sources(self) -> tuple[Source, ...]:
+        """The sources that are sampled here."""
+        return tuple(s for s in self.sources if s.kind == "model")
+
+    def samples(self, source: Source, dataset: Dataset) -> int:
+        """Answers a prompt of this data set gets from this source; one for a held-out prompt."""
+        if not source.asks(dataset.domain):
+            return 0
+        if dataset.split == "test":
+            return 1
+        return source.samples.get(dataset.domain, dataset.samples)

@@ -1,0 +1,34 @@
+"""How checkpoints are evaluated, and what the endpoint and the cluster are to be like."""
+
+from typing import Literal
+
+from pydantic import Field, PositiveInt
+
+from fusion.recipe.section import Name, Section
+from fusion.recipe.sources import Engine, Greedy
+
+
+class Evaluation(Section):
+    """How held-out prompts are answered."""
+
+    sampling: Greedy = Greedy()
+    engine: Engine = Field(Engine(), description="Engine options of the target's checkpoints.")
+
+
+class Endpoint(Section):
+    """The HTTP endpoint for ad-hoc questions to the sources."""
+
+    host: str = Field("127.0.0.1", description="Address that crucible serve listens on.")
+    port: int = Field(8000, ge=1, le=65535, description="Port that it listens on.")
+    sources: tuple[Name, ...] | None = Field(None, description="Sources up; all by default.")
+
+
+class Cluster(Section):
+    """What the recipe asks of the machine or cluster."""
+
+    accelerator: Literal["auto", "cpu", "gpu"] = Field(
+        "auto", description="auto takes GPUs where the cluster has any."
+    )
+    sources_at_once: PositiveInt | None = Field(
+        None, description="Most sources in a wave; by default as many as fit."
+    )
