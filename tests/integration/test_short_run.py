@@ -2,9 +2,11 @@
 
 import contextlib
 import json
+import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -41,10 +43,35 @@ def _response_ids(storage: Path) -> list[str]:
     return [i for part in parts for i in pq.read_table(part)["response_id"].to_pylist()]
 
 
+@dataclass(frozen=True)
+class Interrupted:
+    """How a run that got Ctrl-C while its sources came up ended."""
+
+    returncode: int
+    seconds: float
+    left: list[psutil.Process]
+
+
 @pytest.fixture(scope="module")
-def storage(tmp_path_factory) -> Path:
-    """The storage of a run that was killed once while it sampled, then finished."""
+def interrupted(tmp_path_factory) -> tuple[Path, Interrupted]:
+    """The storage of a run that was interrupted before its first answer, and how it ended."""
     storage = tmp_path_factory.mktemp("runs")
+    with subprocess.Popen(_command(storage), cwd=ROOT, stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout
+        assert any("starting llama" in line for line in run.stdout)
+        time.sleep(5)
+        family = psutil.Process(run.pid).children(recursive=True)
+        run.send_signal(signal.SIGINT)
+        started = time.monotonic()
+        returncode = run.wait(timeout=120)
+    _, left = psutil.wait_procs(family, timeout=10)
+    return storage, Interrupted(returncode, time.monotonic() - started, left)
+
+
+@pytest.fixture(scope="module")
+def storage(interrupted) -> Path:
+    """The storage of a run that was interrupted, then killed while it sampled, then finished."""
+    storage, _ = interrupted
     with subprocess.Popen(_command(storage), cwd=ROOT) as first:
         deadline = time.monotonic() + 600
         while not _parts(storage) and first.poll() is None and time.monotonic() < deadline:
@@ -61,6 +88,13 @@ def _kill_tree(pid: int) -> None:
     for process in [driver, *driver.children(recursive=True)]:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
+
+
+def test_ctrl_c_ends_cleanly(interrupted):
+    _, end = interrupted
+    assert end.returncode == 130
+    assert end.seconds < 60
+    assert not end.left
 
 
 def test_every_stage_leaves_a_manifest_that_balances(storage):
