@@ -20,6 +20,9 @@ _PATH_KEYS = {
     ("sources", "path"),
     ("datasets", "path"),
     ("reward", "model"),
+    ("reward", "path"),
+    ("scorers", "model"),
+    ("scorers", "path"),
     ("sft", "data"),
     ("dpo", "data"),
 }
@@ -142,6 +145,8 @@ def _absolute_paths(raw: Raw, folder: Path) -> Raw:
         value = resolved.get(section)
         if isinstance(value, list):
             resolved[section] = [_absolute(item, key, folder) for item in value]
+        elif section == "scorers" and isinstance(value, dict):
+            resolved[section] = {n: _absolute(item, key, folder) for n, item in value.items()}
         elif value is not None:
             resolved[section] = _absolute(value, key, folder)
     return resolved
@@ -150,6 +155,8 @@ def _absolute_paths(raw: Raw, folder: Path) -> Raw:
 def _absolute(section: Any, key: str, folder: Path) -> Any:
     if not isinstance(section, dict) or not isinstance(section.get(key), str):
         return section
+    if section.get("kind") == "judge" and key == "model":
+        return section  # a name at an endpoint
     value = section[key]
     path = folder / value
     if "://" in value or (HUB_ID.match(value) and not path.exists()):

@@ -69,10 +69,10 @@ def sample_manifest(
 
 
 def score_manifest(run: Run, prompts: pl.DataFrame, source_keys: Sequence[str]) -> Manifest:
-    """Write the manifest of score: rewards and verdicts of all answers."""
+    """Write the manifest of score: rewards and verdicts of all answers, rewards by source."""
     answers = load_answers(run, prompts, source_keys)
-    wants = [reward_wants(run.recipe, answers), verdict_wants(run.recipe, answers)]
-    wanted = pl.concat(w.select("score_id", "partition") for w in wants)
+    rewards, verdicts = reward_wants(run.recipe, answers), verdict_wants(run.recipe, answers)
+    wanted = pl.concat(w.select("score_id", "partition") for w in (rewards, verdicts))
     quarantined = _quarantined(run, "score", wanted["score_id"])
     results = wanted.height - unscored(run, wanted).height - sum(quarantined.values())
     by_scorer = wanted.group_by("partition").len().sort("partition")
@@ -83,7 +83,30 @@ def score_manifest(run: Run, prompts: pl.DataFrame, source_keys: Sequence[str]) 
         counts=Counts(
             entered=wanted.height, results=results, quarantined=quarantined, unit="scores"
         ),
+        yields=_reward_statistics(run, rewards),
     )
+
+
+def _reward_statistics(run: Run, wanted: pl.DataFrame) -> dict[str, dict[str, Any]]:
+    """Number, mean, deviation and quantiles of the rewards, by scorer and source."""
+    parts = [pl.DataFrame(schema={"score_id": pl.String, "reward": pl.Float64})]
+    for key in wanted["partition"].unique():
+        parts.append(pl.DataFrame(run.shared("scores").partition(key).read(parts[0].columns)))
+    reward = pl.col("reward")
+    statistics = (
+        wanted.join(pl.concat(parts), on="score_id")
+        .group_by("scorer", "source")
+        .agg(
+            reward.count().alias("rewards"),
+            reward.mean().alias("mean"),
+            reward.std().alias("deviation"),
+            reward.quantile(0.05).alias("low"),
+            reward.median().alias("median"),
+            reward.quantile(0.95).alias("high"),
+        )
+        .sort("scorer", "source")
+    )
+    return {f"{row['scorer']} of {row['source']}": row for row in statistics.to_dicts()}
 
 
 def _write(

@@ -8,11 +8,14 @@ import polars as pl
 
 from cluster.connection import Holdings
 from fusion.run import Run
-from jobs import score as scoring
 from jobs.accounts import add_seconds
+from jobs.checking import score_verdicts
 from jobs.models import reward_applications, source_applications, waves_of
 from jobs.progress import Progress
+from jobs.rating import score_rewards
 from jobs.sample import STAGE, Asking, missing_requests, sample
+from jobs.score import STAGE as SCORE
+from jobs.score import load_answers, reward_wants, unscored, verdict_wants
 from jobs.stage import StageClock
 from services.applications import down, serving, start_serve, up
 from services.source import Served
@@ -64,19 +67,19 @@ class Answering:
     def score(self, prompts: pl.DataFrame, source_keys: Sequence[str]) -> None:
         """Score what the store holds of these sources and has no score yet."""
         run, clock = self._run, StageClock()
-        answers = scoring.load_answers(run, prompts, source_keys)
-        verdicts = scoring.unscored(run, scoring.verdict_wants(run.recipe, answers))
-        rewards = scoring.unscored(run, scoring.reward_wants(run.recipe, answers))
+        answers = load_answers(run, prompts, source_keys)
+        verdicts = unscored(run, verdict_wants(run.recipe, answers))
+        rewards = unscored(run, reward_wants(run.recipe, answers))
         if verdicts.is_empty() and rewards.is_empty():
             return
         self._progress.say(f"scoring: {rewards.height} rewards, {verdicts.height} verdicts")
         if not rewards.is_empty():
             self._reward_up()
-            scoring.score_rewards(run, rewards)
-        scoring.score_verdicts(run, verdicts, self._holdings)
+            score_rewards(run, answers, rewards)
+        score_verdicts(run, verdicts, self._holdings)
         for key in {*rewards["partition"], *verdicts["partition"]}:
             run.shared("scores").partition(key).compact()
-        add_seconds(run, scoring.STAGE, clock.seconds)
+        add_seconds(run, SCORE, clock.seconds)
 
     def _sample(self, waiting: Sequence[Asking]) -> None:
         clock = StageClock()

@@ -86,11 +86,11 @@ def waves_of(
         )
         for s in served
     ]
-    beside = (
-        [reward_need(recipe.reward.model, recipe.reward.replicas, on_cpu=on_cpu)]
-        if recipe.reward
-        else []
-    )
+    beside = [
+        reward_need(str(reward.model), reward.replicas, on_cpu=on_cpu)
+        for reward in recipe.rewards.values()
+        if reward.served_model
+    ]
     by_name = {s.name: s for s in served}
     waves = pack_waves(needs, beside, holdings, at_once=at_once)
     return [[by_name[name] for name in wave] for wave in waves]
@@ -112,12 +112,15 @@ def source_applications(
 
 
 def reward_applications(recipe: Recipe, holdings: Holdings) -> dict[str, serve.Application]:
-    """The reward model's Serve application, none where the recipe has no reward model."""
-    if recipe.reward is None:
-        return {}
+    """The Serve applications of the recipe's reward models, one for each scorer that has one."""
     on_cpu = holdings.gpus == 0
-    app = reward_application(recipe.reward, on_cpu=on_cpu, threads=holdings.cores)
-    return {reward_application_name(recipe.name): app}
+    return {
+        reward_application_name(recipe.name, name): reward_application(
+            reward, on_cpu=on_cpu, threads=holdings.cores
+        )
+        for name, reward in recipe.rewards.items()
+        if reward.served_model
+    }
 
 
 def _samples(recipe: Recipe, source: Source, split: str) -> dict[str, int]:

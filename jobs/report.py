@@ -29,6 +29,7 @@ from fusion.report.data import STAGES
 from fusion.run import Run
 from fusion.selection import Yields
 from fusion.store import Counts, Location, Manifest, Table
+from jobs.score import reward_key
 from jobs.stage import StageClock, write_manifest
 
 STAGE = "report"
@@ -163,8 +164,15 @@ def _models(run: Run, source_keys: Mapping[str, str]) -> Iterator[ModelInput]:
         else:
             model = Model(model=str(source.model), revision=source.revision)
             yield _model_input("source", source.name, model)
-    if recipe.reward is not None:
-        yield _model_input("reward model", "reward", recipe.reward)
+    for name, reward in recipe.rewards.items():
+        if served := reward.served_model:
+            yield _model_input("reward model", name, served)
+        elif reward.judge:
+            yield ModelInput("judge", name, str(reward.model), None, reward_key(name, reward))
+        elif reward.kind == "imported":
+            yield ModelInput(
+                "imported rewards", name, str(reward.path), None, reward_key(name, reward)
+            )
 
 
 def _model_input(role: str, name: str, model: Model) -> ModelInput:

@@ -14,6 +14,7 @@ from fusion.run import Run
 from fusion.store import Lease, Manifest
 from jobs.accounts import sample_manifest, score_manifest
 from jobs.answering import Answering
+from jobs.checking import check_sandbox, uses_code
 from jobs.dpo import run_dpo
 from jobs.evaluate import run_evaluate
 from jobs.ingest import load_prompts, run_ingest
@@ -21,7 +22,7 @@ from jobs.models import run_askings, served_source, source_keys, waves_of
 from jobs.progress import Progress
 from jobs.reference import run_reference
 from jobs.report import accuracy_summary, run_report
-from jobs.score import check_sandbox, scorer_keys, uses_code
+from jobs.score import scorer_keys
 from jobs.select import run_select
 from jobs.sft import run_sft
 

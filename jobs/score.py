@@ -5,39 +5,34 @@ from dataclasses import replace
 from typing import Any
 
 import polars as pl
-import pyarrow as pa
-import ray
 
-from cluster.connection import Holdings
-from cluster.ray_data import quiet_ray_data
-from fusion.errors import CrucibleError
 from fusion.identity import KEY_LENGTH, content_hash, model_fingerprint
-from fusion.recipe import Recipe, Verification
-from fusion.records import SCORES
+from fusion.ingest import DataPath
+from fusion.recipe import Recipe, Reward, Verification
 from fusion.run import Run
-from fusion.verification import Limits, Malformed, Task, Verdict, Verifiers
+from fusion.verification import Limits, Verifiers
 from fusion.wanted import wanted_rewards, wanted_verdicts
-from jobs.datasink import TableSink
-from services.applications import handle, reward_application_name
 
 STAGE = "score"
-ROWS_PER_CALL = 256
-ROWS_PER_BLOCK = 4096
 
-_OUTPUT = pa.schema(
-    [*SCORES, ("partition", pa.string()), ("failure", pa.string()), ("detail", pa.string())]
-)
-_TASK = ["verifier", "text", "gold", "tests", "entry_point"]
+# Of a judge, what changes only how fast or how stubbornly it is asked.
+_NOT_JUDGEMENT = {"key_env", "at_once", "attempts", "timeout_s"}
 
 
-def reward_key(recipe: Recipe) -> str | None:
-    """The scorer_key of the recipe's reward model, None where it has none."""
-    reward = recipe.reward
-    if reward is None:
-        return None
-    model = model_fingerprint(reward.model, reward.revision)
-    shape = [model, reward.kind, reward.max_length, reward.dtype]
-    return f"reward-{content_hash(shape, length=KEY_LENGTH)}"
+def reward_key(name: str, reward: Reward) -> str:
+    """The scorer_key of a reward: its name, and a hash of all that shapes its values."""
+    return f"{name}-{content_hash(_shape(reward), length=KEY_LENGTH)}"
+
+
+def _shape(reward: Reward) -> list[Any]:
+    if reward.kind == "constant":
+        return [reward.kind, reward.value]
+    if reward.kind == "imported":
+        return [DataPath(str(reward.path)).fingerprint(), reward.kind, reward.fields]
+    if reward.judge:
+        return [reward.model, reward.kind, reward.judge.model_dump(exclude=_NOT_JUDGEMENT)]
+    model = model_fingerprint(str(reward.model), reward.revision)
+    return [model, reward.kind, reward.max_length, reward.dtype]
 
 
 def verifier_key(verifier: str, verification: Verification) -> str:
@@ -49,11 +44,12 @@ def verifier_key(verifier: str, verification: Verification) -> str:
 
 
 def scorer_keys(recipe: Recipe) -> list[str]:
-    """Every scorer_key this recipe's scores may have."""
+    """The scorer_keys that selection goes by: the reward that ranks, and every verifier."""
     verifiers = sorted({d.verifier for d in recipe.datasets if d.verifier})
     keys = [verifier_key(name, recipe.verification) for name in verifiers]
-    reward = reward_key(recipe)
-    return [reward, *keys] if reward else keys
+    if recipe.ranking is None:
+        return keys
+    return [reward_key(recipe.selection.ranked_by, recipe.ranking), *keys]
 
 
 def limits(verification: Verification) -> Limits:
@@ -73,7 +69,7 @@ def limits(verification: Verification) -> Limits:
 
 def load_answers(run: Run, prompts: pl.DataFrame, source_keys: Iterable[str]) -> pl.DataFrame:
     """The stored answers of some sources to these prompts, joined with the prompts' columns."""
-    columns = ["response_id", "prompt_id", "text"]
+    columns = ["response_id", "prompt_id", "source", "text"]
     parts = [pl.DataFrame(schema=dict.fromkeys(columns, pl.String))]
     for key in source_keys:
         parts.append(pl.DataFrame(run.shared("responses").partition(key).read(columns)))
@@ -84,11 +80,17 @@ def load_answers(run: Run, prompts: pl.DataFrame, source_keys: Iterable[str]) ->
 
 
 def reward_wants(recipe: Recipe, answers: pl.DataFrame) -> pl.DataFrame:
-    """The answers with the score_id and partition of the reward wanted; none without a model."""
-    key = reward_key(recipe)
-    if key is None:
-        return answers.clear().with_columns(score_id=pl.lit(""), partition=pl.lit(""))
-    return wanted_rewards(answers, key).with_columns(partition=pl.lit(key))
+    """The answers once for each of the recipe's rewards: with scorer, score_id and partition."""
+    parts = [answers.clear().with_columns(*map(_empty, ("score_id", "scorer", "partition")))]
+    for name, reward in recipe.rewards.items():
+        key = reward_key(name, reward)
+        wanted = wanted_rewards(answers, key)
+        parts.append(wanted.with_columns(scorer=pl.lit(name), partition=pl.lit(key)))
+    return pl.concat(parts)
+
+
+def _empty(column: str) -> pl.Expr:
+    return pl.lit("").alias(column)
 
 
 def verdict_wants(recipe: Recipe, answers: pl.DataFrame) -> pl.DataFrame:
@@ -120,6 +122,7 @@ def current_scores(run: Run, answers: pl.DataFrame) -> pl.DataFrame:
     )
     wants = [reward_wants(run.recipe, answers), verdict_wants(run.recipe, answers)]
     wanted = pl.concat(w.select("response_id", "score_id", "partition") for w in wants)
+    wanted = wanted.filter(pl.col("partition").is_in(scorer_keys(run.recipe)))
     for key in wanted["partition"].unique():
         stored = pl.DataFrame(run.shared("scores").partition(key).read(columns))
         scores = pl.concat([scores, stored])
@@ -128,143 +131,3 @@ def current_scores(run: Run, answers: pl.DataFrame) -> pl.DataFrame:
         .group_by("response_id")
         .agg(pl.col(name).drop_nulls().first() for name in ("reward", "verdict", "reason"))
     )
-
-
-def score_rewards(run: Run, missing: pl.DataFrame) -> None:
-    """Ask the reward model, which must be up, for every row, and commit its scores."""
-    reward = run.recipe.reward
-    if missing.is_empty() or reward is None:
-        return
-    rows = missing.select("score_id", "response_id", "partition", "messages", "text")
-    application = reward_application_name(run.recipe.name)
-    _run(
-        run,
-        rows,
-        _Rate,
-        concurrency=reward.replicas,
-        num_cpus=0.5,
-        fn_constructor_args=[application],
-    )
-
-
-def score_verdicts(run: Run, missing: pl.DataFrame, holdings: Holdings) -> None:
-    """Check every row with its verifier, code on nodes that declare a sandbox, and commit."""
-    columns = ["score_id", "response_id", "partition", *_TASK]
-    for has_code in (True, False):
-        rows = missing.filter((pl.col("verifier") == "code") == has_code).select(columns)
-        if not rows.is_empty():
-            _run(
-                run,
-                rows,
-                _Check,
-                concurrency=holdings.sandbox_nodes if has_code else holdings.nodes,
-                num_cpus=1,
-                resources={"sandbox": 1.0} if has_code else {},
-                fn_constructor_args=[limits(run.recipe.verification)],
-            )
-
-
-def _run(run: Run, rows: pl.DataFrame, worker: type, *, concurrency: int, **options: Any) -> None:
-    quiet_ray_data()
-    blocks = [part.to_arrow() for part in rows.iter_slices(ROWS_PER_BLOCK)]
-    dataset = ray.data.from_arrow(blocks).map_batches(
-        worker,
-        batch_size=ROWS_PER_CALL,
-        batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(size=concurrency),
-        **options,
-    )
-    dataset.write_datasink(TableSink(run.shared("scores"), run.quarantine(STAGE), STAGE))
-
-
-class _Rate:
-    """Sends whole conversations to the reward model."""
-
-    def __init__(self, application: str) -> None:
-        self._application = application
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        rows = batch.to_pylist()
-        conversations = [
-            [*row["messages"], {"role": "assistant", "content": row["text"]}] for row in rows
-        ]
-        judgements = handle(self._application).score.remote(conversations).result()
-        return _rows(
-            {
-                **_identity(row, "reward"),
-                "reward": judgement.reward,
-                "heads": judgement.heads,
-                "failure": judgement.failure,
-                "detail": judgement.detail,
-            }
-            for row, judgement in zip(rows, judgements, strict=True)
-        )
-
-
-class _Check:
-    """Runs the verifiers, whose processes it keeps between batches."""
-
-    def __init__(self, bounds: Limits) -> None:
-        self._verifiers = Verifiers(bounds)
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        rows = batch.to_pylist()
-        tasks = [
-            Task(r["verifier"], r["text"], r["gold"], r["tests"], r["entry_point"]) for r in rows
-        ]
-        outcomes = self._verifiers.verify(tasks)
-        return _rows(
-            _identity(row, row["verifier"]) | _outcome(outcome)
-            for row, outcome in zip(rows, outcomes, strict=True)
-        )
-
-
-def _identity(row: dict[str, Any], scorer: str) -> dict[str, Any]:
-    return {
-        "score_id": row["score_id"],
-        "response_id": row["response_id"],
-        "scorer": scorer,
-        "scorer_key": row["partition"],
-        "partition": row["partition"],
-    }
-
-
-def _outcome(outcome: Verdict | Malformed) -> dict[str, Any]:
-    if isinstance(outcome, Malformed):
-        return {"failure": "malformed", "detail": outcome.detail}
-    return {"verdict": "correct" if outcome.correct else "wrong", "reason": outcome.reason}
-
-
-def _rows(rows: Iterable[dict[str, Any]]) -> pa.Table:
-    return pa.Table.from_pylist(list(rows), schema=_OUTPUT)
-
-
-def uses_code(recipe: Recipe) -> bool:
-    """Whether the recipe runs code, so that a node with a sandbox is needed."""
-    return any(dataset.verifier == "code" for dataset in recipe.datasets)
-
-
-def check_sandbox(recipe: Recipe, holdings: Holdings) -> None:
-    """See, before anything is sampled, that a node can run code in isolation.
-
-    Raises:
-        CrucibleError: no node declares the resource sandbox, or its isolator does not work.
-    """
-    if not holdings.sandbox_nodes:
-        raise CrucibleError(
-            "The recipe runs code and no node of the cluster declares the resource sandbox; "
-            "start one with `ray start --resources='{\"sandbox\": 4}'` where bubblewrap is."
-        )
-    probe = Task("code", "def one():\n    return 1", tests="assert one() == 1", entry_point="one")
-    bounds = limits(recipe.verification)
-
-    def run_probe() -> str | None:
-        try:
-            outcome = Verifiers(bounds).verify([probe])[0]
-        except CrucibleError as error:
-            return str(error)
-        is_right = isinstance(outcome, Verdict) and outcome.correct
-        return None if is_right else f"The sandbox failed its probe: {outcome}."
-
-    if fault := ray.get(ray.remote(resources={"sandbox": 1})(run_probe).remote()):
-        raise CrucibleError(fault)

@@ -27,7 +27,7 @@ from fusion.models import (
     known_engine_options,
     unknown_engine_options,
 )
-from fusion.recipe import Dataset, Engine, Model, Recipe, Sampling, Source, Training
+from fusion.recipe import Dataset, Engine, Model, Recipe, Reward, Sampling, Source, Training
 from fusion.store import Location
 
 NUM_ROWS = 20
@@ -58,8 +58,8 @@ def validate(recipe: Recipe) -> Report:
     evaluation = recipe.evaluation
     _check_engine("evaluation", evaluation.engine, report)
     _check_room("evaluation", recipe.target.model, evaluation.sampling, evaluation.engine)
-    if recipe.reward is not None:
-        _check_model("the reward model", recipe.reward, "score", report)
+    for name, reward in recipe.rewards.items():
+        _check_reward(name, reward, report)
     _check_training_data("sft.data", recipe.sft, ("messages",), report)
     _check_training_data("dpo.data", recipe.dpo, ("prompt", "chosen", "rejected"), report)
     return report
@@ -92,6 +92,17 @@ def _check_source(source: Source, report: Report) -> None:
     _check_model(what, Model(model=str(source.model), revision=source.revision), "sample", report)
     _check_engine(what, source.engine, report)
     _check_room(what, str(source.model), source.sampling, source.engine)
+
+
+def _check_reward(name: str, reward: Reward, report: Report) -> None:
+    what = "the reward model" if name == "reward" else f"the scorer {name}"
+    if model := reward.served_model:
+        _check_model(what, model, "score", report)
+    elif reward.kind == "imported":
+        check_data_path(DataPath(str(reward.path)))
+        report.checked.append(f"{what}: {reward.path} is there")
+    elif reward.judge:
+        report.not_checked.append(f"{what}: the judge {reward.model} at {reward.judge.url}")
 
 
 def _first_rows(what: str, data: DataPath, report: Report) -> Read | None:

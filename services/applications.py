@@ -18,9 +18,9 @@ def source_application_name(run: str, source: str) -> str:
     return f"{run}-source-{source}"
 
 
-def reward_application_name(run: str) -> str:
-    """The name by which a run's reward model is found."""
-    return f"{run}-reward"
+def reward_application_name(run: str, scorer: str = "reward") -> str:
+    """The name by which a run's reward model, or that of another scorer, is found."""
+    return f"{run}-reward" if scorer == "reward" else f"{run}-scorer-{scorer}"
 
 
 def start_serve(*, host: str = "127.0.0.1", port: int = 8000, http: bool = False) -> None:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from ray import serve
 
@@ -10,18 +9,9 @@ from cluster.settings import engine_environment
 from fusion.chat import load_tokenizer, render_conversation
 from fusion.errors import CrucibleError
 from fusion.recipe import Reward
+from fusion.rewards.judgement import Judgement
 
 Row = tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """The reward of one conversation, or the reason why there is none."""
-
-    reward: float | None = None
-    heads: list[float] | None = None
-    failure: str | None = None
-    detail: str = ""
 
 
 class RewardServer:
@@ -34,7 +24,7 @@ class RewardServer:
         from fusion.rewards import load_scorer
 
         self._reward = reward
-        self._tokenizer = load_tokenizer(reward.model, reward.revision)
+        self._tokenizer = load_tokenizer(str(reward.model), reward.revision)
         device = torch.device("cpu" if on_cpu else "cuda")
         self._scorer = load_scorer(reward, self._tokenizer, device)
 

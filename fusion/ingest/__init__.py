@@ -10,6 +10,7 @@ from fusion.ingest.prompts import (
     map_rows,
 )
 from fusion.ingest.reading import DataPath, check_data_path, read_rows
+from fusion.ingest.rewards import import_rewards
 
 __all__ = [
     "AnswerMapping",
@@ -20,6 +21,7 @@ __all__ = [
     "PromptMapping",
     "check_data_path",
     "import_answers",
+    "import_rewards",
     "ingest_datasets",
     "ingest_key",
     "map_answers",

@@ -1,5 +1,6 @@
 """Where a value stands in a row: a path like turns[0].content, or a text with {paths} in it."""
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -158,6 +159,23 @@ def checked_text(value: Any, field: str) -> str:
     except UnicodeEncodeError:
         raise RowError("invalid_unicode", f"{field} holds half of a surrogate pair") from None
     return value
+
+
+def checked_number(value: Any, field: str) -> float:
+    """A finite number, or the text of one.
+
+    Raises:
+        RowError: it is no number, or none that answers could be ranked by.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise RowError("wrong_type", f"{field} is {type(value).__name__}, not a number")
+    try:
+        number = float(value)
+    except ValueError:
+        raise RowError("wrong_type", f"{field} is {str(value)[:40]!r}, not a number") from None
+    if not math.isfinite(number):
+        raise RowError("not_a_number", f"{field} is {number}")
+    return number
 
 
 def _follow(value: Any, step: str | int) -> Any:

@@ -4,7 +4,7 @@ Reading a file (inheritance, paths, the nearest known key) is `fusion.recipe_fil
 """
 
 from fusion.recipe.datasets import Dataset
-from fusion.recipe.judging import CodeVerification, MathVerification, Reward, Verification
+from fusion.recipe.judging import CodeVerification, Judge, MathVerification, Reward, Verification
 from fusion.recipe.recipe import Recipe
 from fusion.recipe.running import Cluster, Endpoint, Evaluation
 from fusion.recipe.section import Domain, Name, Section, Share, VerifierName
@@ -23,6 +23,7 @@ __all__ = [
     "Engine",
     "Evaluation",
     "Greedy",
+    "Judge",
     "Margin",
     "MathVerification",
     "Model",

@@ -1,11 +1,13 @@
 """The whole of a recipe, and what its parts must agree on."""
 
+from typing import get_args
+
 from pydantic import Field, model_validator
 
 from fusion.recipe.datasets import Dataset
 from fusion.recipe.judging import Reward, Verification
 from fusion.recipe.running import Cluster, Endpoint, Evaluation
-from fusion.recipe.section import Name, Section, Share
+from fusion.recipe.section import Name, Section, Share, VerifierName
 from fusion.recipe.selection import Selection
 from fusion.recipe.sources import Model, Source
 from fusion.recipe.training import Dpo, Sft
@@ -20,6 +22,10 @@ class Recipe(Section):
     sources: tuple[Source, ...] = Field(min_length=1)
     datasets: tuple[Dataset, ...] = Field(min_length=1)
     reward: Reward | None = Field(None, description="Without one, only verdicts judge answers.")
+    scorers: dict[Name, Reward] = Field(
+        {},
+        description="More rewards of every answer, kept beside reward; selection may rank by one.",
+    )
     verification: Verification = Verification()
     selection: Selection = Selection()
     sft: Sft = Sft()
@@ -49,6 +55,11 @@ class Recipe(Section):
         ):
             if unknown := sorted(set(listed or ()) - known):
                 raise ValueError(f"{where} names {', '.join(unknown)}, which is no source")
+        ranked_by = self.selection.ranked_by
+        if ranked_by not in ("reward", *self.scorers):
+            raise ValueError(f"selection.ranked_by names {ranked_by}, which is no scorer")
+        if taken := sorted({"reward", *get_args(VerifierName)} & self.scorers.keys()):
+            raise ValueError(f"a scorer may not be named {taken[0]}; that name is taken")
         named = {d.name for d in self.datasets}
         for source in self.sources:
             if source.dataset is not None and source.dataset not in named:
@@ -64,6 +75,17 @@ class Recipe(Section):
     def dataset(self, name: str) -> Dataset:
         """The data set of that name."""
         return next(d for d in self.datasets if d.name == name)
+
+    @property
+    def rewards(self) -> dict[str, Reward]:
+        """Everything that gives answers a reward, by name; the recipe's own is `reward`."""
+        own = {"reward": self.reward} if self.reward else {}
+        return own | self.scorers
+
+    @property
+    def ranking(self) -> Reward | None:
+        """The reward that selection ranks answers by, None where only verdicts judge."""
+        return self.rewards.get(self.selection.ranked_by)
 
     @property
     def model_sources(self) -> tuple[Source, ...]:

@@ -71,6 +71,9 @@ class Selection(Section):
     """The rules that turn scored answers into the sft and preferences tables."""
 
     margin: Margin = Margin()
+    ranked_by: Name = Field(
+        "reward", description="Whose rewards rank answers and make margins: reward, or a scorer."
+    )
     domains: dict[Domain, Policy] = Field(
         {},
         description="Changes to a domain's preset (instruction, math, code, chinese); a domain "

@@ -110,12 +110,13 @@ def gate_position(row: Sequence[int]) -> int:
 
 
 def _folder(reward: Reward) -> Path:
-    if Path(reward.model).is_dir():
-        return Path(reward.model)
+    model = str(reward.model)
+    if Path(model).is_dir():
+        return Path(model)
     from huggingface_hub import snapshot_download
 
     patterns = ["*.json", "*.safetensors"]
-    return Path(snapshot_download(reward.model, revision=reward.revision, allow_patterns=patterns))
+    return Path(snapshot_download(model, revision=reward.revision, allow_patterns=patterns))
 
 
 def _head_tensors(folder: Path) -> dict[str, Tensor]:

@@ -85,7 +85,7 @@ def is_refused(selection: Selection) -> pl.Expr:
 
 def lacks_reward(recipe: Recipe) -> pl.Expr:
     """There is a reward model and a judge, but no reward."""
-    is_needed = pl.lit(recipe.reward is not None) & (pl.col("judge") != "none")
+    is_needed = pl.lit(recipe.ranking is not None) & (pl.col("judge") != "none")
     return is_needed & pl.col("reward").is_null()
 
 
@@ -111,12 +111,12 @@ def _named(rule: str, holds: pl.Expr) -> pl.Expr:
 
 
 def _rewards(scores: pl.DataFrame) -> pl.LazyFrame:
-    rewards = scores.lazy().filter(pl.col("scorer") == "reward", pl.col("reward").is_finite())
+    rewards = scores.lazy().filter(pl.col("reward").is_finite())
     return rewards.group_by("response_id").agg(pl.col("reward").min())
 
 
 def _verdicts(scores: pl.DataFrame) -> pl.LazyFrame:
-    verdicts = scores.lazy().filter(pl.col("scorer") != "reward", pl.col("verdict").is_not_null())
+    verdicts = scores.lazy().filter(pl.col("verdict").is_not_null())
     agreed = pl.col("verdict").min() == pl.col("verdict").max()
     return verdicts.group_by("response_id").agg(pl.when(agreed).then(pl.col("verdict").min()))
 

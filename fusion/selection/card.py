@@ -80,16 +80,25 @@ def _front_matter(recipe: Recipe, filled: Sequence[str]) -> str:
     return yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)
 
 
+def _ranked_by(recipe: Recipe) -> str:
+    reward = recipe.ranking
+    if reward is None:
+        return "nothing; verdicts alone judge"
+    if reward.kind == "imported":
+        return f"rewards from `{reward.path}`"
+    if reward.kind == "constant":
+        return f"the constant {reward.value:g}"
+    return f"{reward.kind} `{_model_name(str(reward.model), reward.revision)}`"
+
+
 def _rules(recipe: Recipe, yields: Yields) -> str:
     selection = recipe.selection
     domains = [
         (domain, *_policy(recipe, domain), _band(yields.margins.get(domain)))
         for domain in dict.fromkeys(row.domain for row in yields.prompts)
     ]
-    reward = recipe.reward
-    judge = _model_name(reward.model, reward.revision) if reward else "none; verdicts alone judge"
     lines = [
-        f"- reward model: `{judge}`",
+        f"- ranked by: {_ranked_by(recipe)}",
         f"- the source that gives a prompt's pair: {selection.pair_source}",
         f"- rejected answer: {selection.rejected}",
         f"- sources that may give pairs: {', '.join(selection.pairs_from or ('all',))}",

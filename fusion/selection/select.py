@@ -126,7 +126,7 @@ def _policy_row(recipe: Recipe, domain: str) -> dict[str, Any]:
 
 
 def _judge(recipe: Recipe, policy: Policy) -> str:
-    is_rewardless = policy.judge == "reward" and recipe.reward is None
+    is_rewardless = policy.judge == "reward" and recipe.ranking is None
     return "verdict" if is_rewardless else policy.judge
 
 

@@ -1,0 +1,157 @@
+"""A language model as judge, over any OpenAI-compatible endpoint.
+
+Ratings and comparisons in both orders follow "Judging LLM-as-a-Judge with MT-Bench and Chatbot
+Arena" (arXiv 2306.05685): asking twice with the answers swapped takes the judge's liking for one
+place out of the result.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Self
+
+import httpx
+
+from fusion.errors import CrucibleError
+from fusion.identity import content_hash, sampling_seed
+from fusion.recipe import Judge
+from fusion.rewards.judgement import Judgement
+from fusion.rewards.questions import (
+    Message,
+    ask_for_choice,
+    ask_for_rating,
+    read_choice,
+    read_rating,
+)
+
+# Busy, or out of order for a while: worth asking again. Anything else is refused for good.
+_PASSING = {408, 409, 425, 429, 500, 502, 503, 504}
+_LONGEST_PAUSE_S = 30.0
+
+
+@dataclass(frozen=True)
+class Case:
+    """One answer to be judged.
+
+    Attributes:
+        messages: the prompt.
+        answer: the text to be judged.
+        others: the answers it is compared with, for pairwise.
+    """
+
+    messages: Sequence[Message]
+    answer: str
+    others: Sequence[str] = field(default=())
+
+
+class JudgeError(CrucibleError):
+    """The endpoint gave no usable judgement."""
+
+    def __init__(self, failure: str, detail: str) -> None:
+        super().__init__(detail)
+        self.failure = failure
+
+
+class JudgeClient:
+    """Asks one model for judgements, many at once, within an `async with` block.
+
+    Args:
+        judge: where and how.
+        model: the judge's name at the endpoint.
+    """
+
+    def __init__(self, judge: Judge, model: str) -> None:
+        self._judge = judge
+        self._model = model
+        self._slots = asyncio.Semaphore(judge.at_once)
+        self._http = httpx.AsyncClient(
+            base_url=judge.url.rstrip("/"), timeout=judge.timeout_s, headers=_headers(judge)
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._http.aclose()
+
+    async def judge(self, case: Case) -> Judgement:
+        """The reward of one answer, with what the judge said; or why there is none."""
+        try:
+            if self._judge.comparison == "pointwise":
+                return await self._rate(case)
+            return await self._compare(case)
+        except JudgeError as error:
+            return Judgement(failure=error.failure, detail=str(error))
+
+    async def _rate(self, case: Case) -> Judgement:
+        question = ask_for_rating(self._judge, case.messages, case.answer)
+        rating, reply = await self._ask(question, lambda text: read_rating(self._judge, text))
+        return Judgement(rating, reason=reply)
+
+    async def _compare(self, case: Case) -> Judgement:
+        if not case.others:
+            raise JudgeError("alone", "there is no other answer of its source to compare with")
+        questions = [
+            (ask_for_choice(self._judge, case.messages, *pair), is_first)
+            for other in case.others
+            for pair, is_first in (((case.answer, other), True), ((other, case.answer), False))
+        ]
+        chosen = await asyncio.gather(*(self._ask(q, read_choice) for q, _ in questions))
+        wins = [
+            share if is_first else 1 - share
+            for (share, _), (_, is_first) in zip(chosen, questions, strict=True)
+        ]
+        replies = "\n\n".join(reply for _, reply in chosen)
+        return Judgement(sum(wins) / len(wins), reason=replies)
+
+    async def _ask(
+        self, question: list[Message], read: Callable[[str], float | None]
+    ) -> tuple[float, str]:
+        failure = detail = ""
+        for attempt in range(self._judge.attempts):
+            try:
+                async with self._slots:
+                    reply = await self._complete(question, attempt)
+            except httpx.TransportError as error:
+                failure, detail = "judge_failed", f"{type(error).__name__}: {error}"
+            except httpx.HTTPStatusError as error:
+                response = error.response
+                failure, detail = "judge_failed", f"{response.status_code}: {response.text[:200]}"
+                if response.status_code not in _PASSING:
+                    break
+            else:
+                if (value := read(reply)) is not None:
+                    return value, reply
+                failure, detail = "judge_unclear", reply[-200:]
+                continue  # another seed, at once
+            await asyncio.sleep(min(2.0**attempt, _LONGEST_PAUSE_S))
+        raise JudgeError(failure, detail)
+
+    async def _complete(self, question: list[Message], attempt: int) -> str:
+        """One reply; its seed is a hash of the question and the attempt, so that it comes again."""
+        body = {
+            "model": self._model,
+            "messages": question,
+            "temperature": self._judge.temperature,
+            "max_tokens": self._judge.max_tokens,
+            "seed": sampling_seed(content_hash([question, attempt])),
+        }
+        response = await self._http.post("/chat/completions", json=body)
+        response.raise_for_status()
+        try:
+            return str(response.json()["choices"][0]["message"]["content"] or "")
+        except (ValueError, LookupError, TypeError):
+            raise JudgeError("judge_failed", f"no completion: {response.text[:200]}") from None
+
+
+def _headers(judge: Judge) -> dict[str, str]:
+    if judge.key_env is None:
+        return {}
+    key = os.environ.get(judge.key_env)
+    if not key:
+        raise CrucibleError(
+            f"The environment variable {judge.key_env}, which is to hold the judge's key, is not "
+            "set; set it on every node."
+        )
+    return {"Authorization": f"Bearer {key}"}

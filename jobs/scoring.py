@@ -1,0 +1,58 @@
+"""What every way of scoring shares: rows through Ray Data workers into the scores table."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import ray
+
+from cluster.ray_data import quiet_ray_data
+from fusion.records import SCORES
+from fusion.run import Run
+from jobs.datasink import TableSink
+from jobs.score import STAGE
+
+ROWS_PER_CALL = 256
+ROWS_PER_BLOCK = 4096
+
+_OUTPUT = pa.schema(
+    [*SCORES, ("partition", pa.string()), ("failure", pa.string()), ("detail", pa.string())]
+)
+
+
+def score_rows(
+    run: Run, rows: pl.DataFrame, worker: type, *, concurrency: int, **options: Any
+) -> None:
+    """Send rows through workers, whose batches come back as `score_table`, and commit them."""
+    quiet_ray_data()
+    blocks = [part.to_arrow() for part in rows.iter_slices(ROWS_PER_BLOCK)]
+    dataset = ray.data.from_arrow(blocks).map_batches(
+        worker,
+        batch_size=ROWS_PER_CALL,
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(size=concurrency),
+        **options,
+    )
+    dataset.write_datasink(TableSink(run.shared("scores"), run.quarantine(STAGE), STAGE))
+
+
+def commit_scores(run: Run, scores: pa.Table) -> None:
+    """Commit a `score_table` that this process made."""
+    TableSink(run.shared("scores"), run.quarantine(STAGE), STAGE).write([scores], None)
+
+
+def score_identity(row: dict[str, Any], scorer: str) -> dict[str, Any]:
+    """The columns that say which score this is."""
+    return {
+        "score_id": row["score_id"],
+        "response_id": row["response_id"],
+        "scorer": scorer,
+        "scorer_key": row["partition"],
+        "partition": row["partition"],
+    }
+
+
+def score_table(rows: Iterable[dict[str, Any]]) -> pa.Table:
+    """Rows of the scores table, with the failure of those that have no score."""
+    return pa.Table.from_pylist(list(rows), schema=_OUTPUT)

@@ -1,0 +1,154 @@
+"""Rewards that need no model up: constants, imports, and what a judge compares with."""
+
+import json
+
+import polars as pl
+import pytest
+
+from fusion.errors import BadInputError, CrucibleError
+from fusion.identity import prompt_id, response_id
+from fusion.recipe import Recipe
+from fusion.run import Run
+from jobs.rating import score_rewards, with_others
+from jobs.score import reward_wants, scorer_keys, unscored
+
+PROMPT = [{"role": "user", "content": "Name a colour."}]
+TEXTS = ("red", "blue", "red", "green")
+
+
+@pytest.fixture
+def answers() -> pl.DataFrame:
+    prompt = prompt_id(PROMPT)
+    return pl.DataFrame(
+        {
+            "response_id": [response_id(prompt, "one-key", i) for i in range(len(TEXTS))],
+            "prompt_id": prompt,
+            "source": ["one", "one", "one", "two"],
+            "text": TEXTS,
+            "messages": [PROMPT] * len(TEXTS),
+        }
+    )
+
+
+@pytest.fixture
+def run_with(tmp_path):
+    """Makes a run whose recipe has these scorers."""
+
+    def make(**keys: object) -> Run:
+        model = {"model": "org/model", "revision": "v1"}
+        recipe = {
+            "name": "rated",
+            "storage": str(tmp_path / "runs"),
+            "target": model,
+            "sources": [{"name": "one", **model}],
+            "datasets": [
+                {
+                    "name": "d",
+                    "path": "d.jsonl",
+                    "domain": "instruction",
+                    "fields": {"prompt": "p"},
+                }
+            ],
+        }
+        return Run(Recipe.model_validate(recipe | keys))
+
+    return make
+
+
+def _score(run: Run, answers: pl.DataFrame) -> pl.DataFrame:
+    score_rewards(run, answers, unscored(run, reward_wants(run.recipe, answers)))
+    stored = [
+        pl.DataFrame(run.shared("scores").partition(key).read())
+        for key in reward_wants(run.recipe, answers)["partition"].unique()
+    ]
+    return pl.concat(stored).sort("scorer", "response_id")
+
+
+def _file(tmp_path, *rows: dict) -> str:
+    path = tmp_path / "rewards.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_every_scorer_gives_every_answer_a_reward_of_its_own(run_with, answers):
+    run = run_with(
+        reward={"kind": "constant", "value": 1.5},
+        scorers={"half": {"kind": "constant", "value": 0.5}},
+    )
+    rewards = _score(run, answers).group_by("scorer").agg(pl.len(), pl.col("reward").mean())
+    assert sorted(rewards.iter_rows()) == [("half", 4, 0.5), ("reward", 4, 1.5)]
+    assert unscored(run, reward_wants(run.recipe, answers)).is_empty()
+
+
+def test_selection_goes_by_the_scorer_that_ranks(run_with):
+    scorers = {"half": {"kind": "constant", "value": 0.5}}
+    run = run_with(reward={"kind": "constant"}, scorers=scorers, selection={"ranked_by": "half"})
+    (key,) = scorer_keys(run.recipe)
+    assert key.startswith("half-")
+    assert run.recipe.ranking.value == 0.5
+
+
+def test_imported_rewards_are_found_by_response_id(run_with, answers, tmp_path):
+    rows = [{"id": i, "score": n} for n, i in enumerate(answers["response_id"])]
+    fields = {"reward": "score", "response_id": "id"}
+    run = run_with(
+        reward={"kind": "imported", "path": _file(tmp_path, *rows[:3]), "fields": fields}
+    )
+    stored = _score(run, answers)
+    by_id = dict(stored.select("response_id", "reward").iter_rows())
+    assert [by_id.get(i) for i in answers["response_id"]] == [0.0, 1.0, 2.0, None]
+    (left_out,) = pl.DataFrame(run.quarantine("score").read()).iter_rows(named=True)
+    assert left_out["reason"] == "not_imported"
+
+
+def test_imported_rewards_are_found_by_prompt_and_text(run_with, answers, tmp_path):
+    rows = [{"q": "Name a colour.", "a": text, "r": len(text)} for text in set(TEXTS)]
+    fields = {"reward": "r", "prompt": "q", "text": "a"}
+    run = run_with(reward={"kind": "imported", "path": _file(tmp_path, *rows), "fields": fields})
+    assert sorted(_score(run, answers)["reward"]) == [3.0, 3.0, 4.0, 5.0]
+
+
+@pytest.mark.parametrize("reward", [None, "high", float("nan"), True])
+def test_a_file_of_unusable_rewards_is_refused(run_with, answers, tmp_path, reward):
+    file = _file(tmp_path, {"id": answers["response_id"][0], "score": reward})
+    fields = {"reward": "score", "response_id": "id"}
+    run = run_with(reward={"kind": "imported", "path": file, "fields": fields})
+    with pytest.raises(BadInputError):
+        _score(run, answers)
+
+
+def test_an_answer_is_compared_with_the_other_texts_of_its_source(answers):
+    rows = with_others(answers, answers).sort("source", "text")
+    assert rows["others"].to_list() == [["red"], ["blue"], ["blue"], []]
+
+
+def test_a_judge_that_nobody_answers_for_stops_before_any_work(run_with, answers):
+    judge = {"url": "http://127.0.0.1:9/v1", "attempts": 1}
+    run = run_with(reward={"kind": "judge", "model": "wise", "judge": judge})
+    with pytest.raises(CrucibleError, match="The judge wise at http"):
+        _score(run, answers)
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"reward": {"kind": "judge", "model": "wise"}}, "needs the key judge"),
+        ({"reward": {"kind": "classifier"}}, "needs the key model"),
+        ({"reward": {"kind": "imported", "path": "x"}}, "fields needs reward"),
+        ({"selection": {"ranked_by": "nobody"}}, "which is no scorer"),
+        ({"scorers": {"math": {"kind": "constant"}}}, "may not be named math"),
+        (
+            {
+                "reward": {
+                    "kind": "judge",
+                    "model": "wise",
+                    "judge": {"url": "http://x", "lowest": 5, "highest": 5},
+                }
+            },
+            "is not below highest",
+        ),
+    ],
+)
+def test_a_reward_that_lacks_what_its_kind_needs_is_refused(run_with, keys, words):
+    with pytest.raises(ValueError, match=words):
+        run_with(**keys)
