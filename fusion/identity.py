@@ -48,9 +48,13 @@ def score_id(response: str, scorer_key: str, checked_against: str) -> str:
     return content_hash([response, scorer_key, checked_against])
 
 
-def sampling_seed(response: str) -> int:
-    """A seed in [0, 2**31) that belongs to the answer, so that a retry samples alike."""
-    return int(response[:8], 16) & 0x7FFFFFFF
+def sampling_seed(response: str, draw: int = 0) -> int:
+    """A seed in [0, 2**31) that belongs to the answer, so that a retry samples alike.
+
+    Where a retry must not sample alike, `draw` counts how often another seed was wanted.
+    """
+    digits = response if draw == 0 else content_hash([response, draw])
+    return int(digits[:8], 16) & 0x7FFFFFFF
 
 
 def file_fingerprint(path: Path) -> str:

@@ -5,10 +5,12 @@ from typing import Any
 
 import polars as pl
 
+from fusion.errors import CrucibleError
+from fusion.failures import Failure, exceeds, say_excess
 from fusion.ingest import DatasetCounts
 from fusion.run import Run
 from fusion.store import Counts, Location, Manifest, add_counts, is_current
-from jobs.sample import Asking
+from jobs.sample import Asking, settled_failures
 from jobs.score import load_answers, reward_wants, unscored, verdict_wants
 from jobs.stage import StageClock, write_manifest
 
@@ -40,7 +42,11 @@ def _seconds_file(run: Run, stage: str) -> Location:
 def sample_manifest(
     run: Run, askings: Sequence[Asking], imported: Sequence[DatasetCounts]
 ) -> Manifest:
-    """Write the manifest of sample: answers of models by source, and those imported."""
+    """Write the manifest of sample: answers of models by source, and those imported.
+
+    Raises:
+        CrucibleError: a larger share of them failed than the recipe allows.
+    """
     parts = [_NO_ANSWERS]
     for asking in askings:
         wanted_ids = asking.wanted()["response_id"]
@@ -51,7 +57,9 @@ def sample_manifest(
     wanted = pl.concat(
         [_NO_ANSWERS.select("response_id"), *(a.wanted().select("response_id") for a in askings)]
     )
-    quarantined = _quarantined(run, "sample", wanted["response_id"])
+    failed = wanted.join(stored, on="response_id", how="anti")["response_id"]
+    _check_share(run, failed, wanted.height)
+    quarantined = _quarantined(run, "sample", failed)
     by_source = stored.group_by("source").agg(
         pl.len().alias("answers"), pl.col("completion_tokens").sum()
     )
@@ -66,6 +74,14 @@ def sample_manifest(
         },
         yields={row["source"]: row for row in by_source.sort("source").to_dicts()},
     )
+
+
+def _check_share(run: Run, failed: pl.Series, asked: int) -> None:
+    limit = run.recipe.failures.limit
+    if exceeds(len(failed), asked, limit):
+        rows = settled_failures(run).filter(pl.col("id").is_in(failed.implode())).head(3)
+        examples = [Failure(*row) for row in rows.select("id", "reason", "detail").iter_rows()]
+        raise CrucibleError(say_excess("the sources", len(failed), asked, limit, examples))
 
 
 def score_manifest(run: Run, prompts: pl.DataFrame, source_keys: Sequence[str]) -> Manifest:

@@ -10,10 +10,11 @@ from cluster.connection import Holdings
 from fusion.run import Run
 from jobs.accounts import add_seconds
 from jobs.checking import score_verdicts
+from jobs.committing import STAGE
 from jobs.models import reward_applications, source_applications, waves_of
 from jobs.progress import Progress
 from jobs.rating import score_rewards
-from jobs.sample import STAGE, Asking, missing_requests, sample
+from jobs.sample import Asking, missing_requests, sample
 from jobs.score import STAGE as SCORE
 from jobs.score import load_answers, reward_wants, unscored, verdict_wants
 from jobs.stage import StageClock

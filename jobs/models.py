@@ -42,6 +42,7 @@ def source_askings(run: Run, source: Source, prompts: pl.DataFrame) -> list[Aski
             sampling=sampling_of(run, source, split),
             prompts=prompts.filter(pl.col("split") == split),
             samples=_samples(run.recipe, source, split),
+            is_test=split == "test",
         )
         for split in SPLITS
     ]
@@ -68,6 +69,7 @@ def checkpoint_asking(run: Run, name: str, model: str, prompts: pl.DataFrame) ->
         sampling=sampling,
         prompts=prompts.filter(pl.col("split") == "test"),
         samples={d.name: 1 for d in recipe.datasets if d.split == "test"},
+        is_test=True,
     )
 
 

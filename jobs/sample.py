@@ -1,8 +1,10 @@
 """The stage sample: prompts to answers, by the models that are up now."""
 
-import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
-from dataclasses import asdict, dataclass
+import contextlib
+from collections import defaultdict
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 import polars as pl
@@ -10,22 +12,19 @@ import pyarrow as pa
 import ray
 
 from cluster.ray_data import quiet_ray_data
+from fusion.errors import CrucibleError
+from fusion.failures import is_settled
 from fusion.recipe import Sampling
-from fusion.records import RESPONSES
 from fusion.run import Run
 from fusion.wanted import sample_requests, wanted_responses
-from jobs.datasink import TableSink
-from services.answers import Answer, SampleRequest
-from services.applications import handle, source_application_name
+from jobs.asking import Asker, Source
+from jobs.committing import STAGE
+from services.applications import source_application_name
 from services.source import Served
 
-STAGE = "sample"
-PROMPTS_PER_CALL = 32
 PROMPTS_PER_BLOCK = 1024
-
-_OUTPUT = pa.schema(
-    [*RESPONSES, ("partition", pa.string()), ("failure", pa.string()), ("detail", pa.string())]
-)
+# While the last answers of one block are on their way, the next one fills the engine.
+BLOCKS_AT_ONCE = 2
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,8 @@ class Asking:
     sampling: Sampling
     prompts: pl.DataFrame
     samples: dict[str, int]
+    is_test: bool = False
+    """Whether the answers measure the model: then empty and looping ones are answers as well."""
 
     def wanted(self) -> pl.DataFrame:
         """Every answer wanted, stored or not: prompt_id, sample_index, response_id."""
@@ -44,67 +45,82 @@ class Asking:
 
 
 def missing_requests(run: Run, asking: Asking) -> pl.DataFrame:
-    """What is still to be asked: wanted answers that are neither stored nor in quarantine."""
+    """What is still to be asked: wanted answers that are neither stored nor settled otherwise."""
     wanted = asking.wanted()
     stored = run.shared("responses").partition(asking.source_key).ids()
-    settled = [*stored.to_pylist(), *run.quarantine(STAGE).ids().to_pylist()]
+    settled = [*stored.to_pylist(), *settled_failures(run)["id"]]
     missing = wanted.filter(
         ~pl.col("response_id").is_in(pl.Series(settled, dtype=pl.String).implode())
     )
     return sample_requests(missing, asking.prompts)
 
 
+def settled_failures(run: Run) -> pl.DataFrame:
+    """id, reason and detail of the answers in quarantine that are not to be tried again."""
+    rows = pl.DataFrame(run.quarantine(STAGE).read(["id", "reason", "detail", "attempts"]))
+    kept = [is_settled(*row) for row in rows.select("reason", "attempts").iter_rows()]
+    return rows.filter(pl.Series(kept, dtype=pl.Boolean)).drop("attempts")
+
+
 def sample(run: Run, askings: Sequence[Asking]) -> None:
-    """Ask what is missing of models that are up, and commit the answers as they come."""
-    blocks = [block for asking in askings for block in _blocks(run, asking)]
-    if not blocks:
+    """Ask what is missing of models that are up, and commit the answers as they come.
+
+    Raises:
+        CrucibleError: too many answers fail, a source dies and stays away, or the storage does.
+    """
+    by_name: dict[str, list[Asking]] = defaultdict(list)
+    for asking in askings:
+        by_name[asking.served.name].append(asking)
+    parts = [part for members in by_name.values() if (part := _answered(run, members))]
+    if not parts:
         return
     quiet_ray_data()
-    engines = sum({a.served.name: a.served.replicas for a in askings}.values())
-    dataset = ray.data.from_arrow(blocks).map_batches(
-        _Ask,
-        batch_size=PROMPTS_PER_CALL,
+    first, *others = parts
+    dataset = first.union(*others) if others else first
+    with contextlib.closing(_faults(dataset)) as faults:  # Ray Data's actors end with it
+        if fault := next(faults, None):
+            raise CrucibleError(fault)
+
+
+def _faults(outcomes: ray.data.Dataset) -> Generator[str, None, None]:
+    """Why sampling has to stop, as soon as an actor says so; nothing where all goes well."""
+    batches: Iterable[Any] = outcomes.iter_batches(
+        batch_size=None, batch_format="pyarrow", prefetch_batches=0
+    )
+    for batch in batches:
+        yield from batch["fault"].drop_null().to_pylist()
+
+
+def _answered(run: Run, askings: Sequence[Asking]) -> ray.data.Dataset | None:
+    """The outcomes of the blocks of one model; they are asked when this is read."""
+    model = askings[0].served
+    blocks = [block for asking in askings for block in _blocks(run, asking)]
+    if not blocks:
+        return None
+    name = source_application_name(run.recipe.name, model.name)
+    tables = run.shared("responses"), run.quarantine(STAGE)
+    return ray.data.from_arrow(blocks).map_batches(
+        Asker,
+        fn_constructor_args=[Source(model.name, name, *tables, run.recipe.failures)],
+        batch_size=None,
         batch_format="pyarrow",
         num_cpus=0.5,
-        compute=ray.data.ActorPoolStrategy(size=min(engines, len(blocks))),
+        compute=ray.data.ActorPoolStrategy(
+            size=min(model.replicas, len(blocks)),
+            max_concurrent_calls_per_actor=BLOCKS_AT_ONCE,
+            max_tasks_in_flight_per_actor=BLOCKS_AT_ONCE,
+        ),
     )
-    sink = TableSink(run.shared("responses"), run.quarantine(STAGE), STAGE)
-    dataset.write_datasink(sink)
 
 
 def _blocks(run: Run, asking: Asking) -> list[pa.Table]:
+    """The missing requests in random order, in blocks enough for every engine."""
     requests = missing_requests(run, asking).sample(fraction=1, shuffle=True, seed=0)
     labelled = requests.with_columns(
-        application=pl.lit(source_application_name(run.recipe.name, asking.served.name)),
-        source=pl.lit(asking.served.name),
         source_key=pl.lit(asking.source_key),
         sampling=pl.lit(asking.sampling.model_dump_json()),
+        keeps_all=pl.lit(asking.is_test),
     )
-    return [part.to_arrow() for part in labelled.iter_slices(PROMPTS_PER_BLOCK)]
-
-
-class _Ask:
-    """Calls the batched method of the source a batch belongs to."""
-
-    async def __call__(self, batch: pa.Table) -> AsyncIterator[pa.Table]:
-        groups = batch.to_pylist()
-        by_key: dict[tuple[str, str], list[dict[str, Any]]] = {}
-        for row in groups:
-            by_key.setdefault((row["source_key"], row["sampling"]), []).append(row)
-        for answers in await asyncio.gather(*map(self._ask, by_key.values())):
-            yield answers
-
-    async def _ask(self, rows: list[dict[str, Any]]) -> pa.Table:
-        first = rows[0]
-        requests = [
-            SampleRequest(row["prompt_id"], row["messages"], row["sample_indexes"]) for row in rows
-        ]
-        sampling = Sampling.model_validate_json(first["sampling"])
-        sources = handle(first["application"])
-        answers = await sources.sample.remote(requests, first["source_key"], sampling)
-        return _rows(answers, first["source"], first["source_key"])
-
-
-def _rows(answers: Iterable[Answer], source: str, source_key: str) -> pa.Table:
-    labels = {"source": source, "source_key": source_key, "partition": source_key}
-    return pa.Table.from_pylist([asdict(a) | labels for a in answers], schema=_OUTPUT)
+    share = ceil(labelled.height / (BLOCKS_AT_ONCE * asking.served.replicas))
+    size = max(1, min(PROMPTS_PER_BLOCK, share))
+    return [part.to_arrow() for part in labelled.iter_slices(size)]

@@ -77,6 +77,15 @@ def handle(application: str) -> DeploymentHandle:
     return serve.get_app_handle(application)
 
 
+def condition(application: str) -> str:
+    """What Serve says of an application, in a line."""
+    found = serve.status().applications.get(application)
+    if found is None:
+        return f"there is no application {application}"
+    told = [f"{d.status.value} {d.message}" for d in found.deployments.values()]
+    return " ".join("; ".join([found.status.value, *told]).split())[:300]
+
+
 def running() -> list[str]:
     """Names of the applications that run now."""
     apps = serve.status().applications

@@ -1,20 +1,39 @@
 """The vLLM engine of a source. Importing this imports vLLM (15 s): replicas do, drivers do not."""
 
 import asyncio
-from collections.abc import Sequence
+import os
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 from ray.serve.llm.deployment import LLMServer
 from vllm import SamplingParams
+from vllm.exceptions import VLLMClientError, VLLMServerError
+from vllm.outputs import CompletionOutput
 from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine.exceptions import EngineDeadError
 
 from fusion.chat import load_tokenizer, render_prompt
 from fusion.errors import CrucibleError
 from fusion.identity import response_id, sampling_seed
+from fusion.looping import repeated_tail
 from fusion.recipe import Sampling
-from services.answers import Answer, SampleRequest
+from services.answers import Answer, Finished, Manner, SampleRequest, SourceDiedError, Wanted
+from services.window import Window
+
+# Answers that finish within this time travel together; a message each would cost more than they do.
+GATHER_S = 0.5
+TAIL_LENGTH = 120
+
+
+class Refusal(NamedTuple):
+    """Why there is no answer: a reason of `fusion.failures`, and a sentence."""
+
+    reason: str
+    detail: str
 
 
 class SourceEngine(VLLMEngine):
@@ -49,74 +68,120 @@ class SourceServer(LLMServer):
         await super().start()
         revision = self._llm_config.engine_kwargs.get("revision")
         self._tokenizer = load_tokenizer(loading.model_source, revision)
-        self._max_model_len = self.engine._engine_client.model_config.max_model_len
+        self._renderer = ThreadPoolExecutor(
+            1
+        )  # beside the event loop, on which the engine's steps wait
+        client = self.engine._engine_client
+        self._max_model_len = client.model_config.max_model_len
+        self._window = Window(client.vllm_config.scheduler_config.max_num_seqs)
+        client.logger_manager.stat_loggers.append(self._window)
 
     async def sample(
-        self, requests: Sequence[SampleRequest], source_key: str, sampling: Sampling
-    ) -> list[Answer]:
-        """Answer every wanted sample of every request; a failure is an answer with its reason."""
-        answers = await asyncio.gather(
-            *(self._answer_prompt(request, source_key, sampling) for request in requests)
-        )
-        return [answer for of_prompt in answers for answer in of_prompt]
+        self, requests: Sequence[SampleRequest], manner: Manner
+    ) -> AsyncIterator[Finished]:
+        """Answer all that is wanted, and hand out the answers as they finish.
 
-    async def _answer_prompt(
-        self, request: SampleRequest, source_key: str, sampling: Sampling
-    ) -> list[Answer]:
+        A failure is an answer with its reason. All calls share one window, so the engine holds
+        as many answers as it has use for, and the slowest of a call holds up no other.
+
+        Raises:
+            SourceDiedError: the engine is dead; this process ends soon after.
+        """
+        yield Finished([], self._window.size)  # the caller knows from it that the call has come
+        loop = asyncio.get_running_loop()
+        prompts = await loop.run_in_executor(self._renderer, list, map(self._prompt, requests))
+        tasks = {
+            loop.create_task(self._answer(request.prompt_id, wanted, prompt, manner))
+            for request, prompt in zip(requests, prompts, strict=True)
+            for wanted in request.wanted
+        }
+        pending = tasks
+        try:
+            while pending:
+                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                if pending:
+                    more, pending = await asyncio.wait(pending, timeout=GATHER_S)
+                    done |= more
+                yield Finished([task.result() for task in done], self._window.size)
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    def _prompt(self, request: SampleRequest) -> list[int] | Refusal:
+        """The token ids that the engine gets, or why there are none."""
         try:
             token_ids = render_prompt(self._tokenizer, request.messages)
         except CrucibleError as error:
-            return self._failures(request, source_key, "template", str(error))
+            return Refusal("template", str(error))
         if len(token_ids) >= self._max_model_len:
             detail = f"{len(token_ids)} prompt tokens, the context holds {self._max_model_len}"
-            return self._failures(request, source_key, "too_long", detail)
-        return await asyncio.gather(
-            *(
-                self._answer(request.prompt_id, index, token_ids, source_key, sampling)
-                for index in request.sample_indexes
-            )
-        )
+            return Refusal("too_long", detail)
+        return token_ids
 
     async def _answer(
-        self, prompt: str, index: int, token_ids: list[int], source_key: str, sampling: Sampling
+        self, prompt_id: str, wanted: Wanted, prompt: list[int] | Refusal, manner: Manner
     ) -> Answer:
-        wanted = response_id(prompt, source_key, index)
-        seed = sampling_seed(wanted)
-        room = self._max_model_len - len(token_ids)
-        params = sampling_params(sampling, seed=seed, room=room)
-        inputs = {"prompt_token_ids": token_ids}
-        generated = self.engine._engine_client.generate(inputs, params, wanted)
-        outputs = [output async for output in generated]  # one: only the final output is asked for
-        best = outputs[-1].outputs[0]
-        return Answer(
-            response_id=wanted,
-            prompt_id=prompt,
-            sample_index=index,
-            seed=seed,
-            text=best.text,
-            finish_reason=best.finish_reason or "unknown",
-            prompt_tokens=len(token_ids),
-            completion_tokens=len(best.token_ids),
-            cumulative_logprob=best.cumulative_logprob,
+        id_ = response_id(prompt_id, manner.source_key, wanted.sample_index)
+        seed = sampling_seed(id_, wanted.draw)
+        answer = Answer(id_, prompt_id, wanted.sample_index, seed)
+        if isinstance(prompt, Refusal):
+            return replace(answer, failure=prompt.reason, detail=prompt.detail)
+        room = self._max_model_len - len(prompt)
+        params = sampling_params(manner.sampling, seed=seed, room=room)
+        async with self._window:
+            output = await self._generate(id_, prompt, params, manner.timeout_s)
+        if isinstance(output, Refusal):
+            return replace(answer, failure=output.reason, detail=output.detail)
+        fault = None if manner.keeps_all else content_fault(output)
+        return replace(
+            answer,
+            text=output.text,
+            finish_reason=output.finish_reason or "unknown",
+            prompt_tokens=len(prompt),
+            completion_tokens=len(output.token_ids),
+            cumulative_logprob=output.cumulative_logprob,
+            failure=fault.reason if fault else None,
+            detail=fault.detail if fault else "",
         )
 
-    def _failures(
-        self, request: SampleRequest, source_key: str, reason: str, detail: str
-    ) -> list[Answer]:
-        return [
-            Answer(
-                response_id=(wanted := response_id(request.prompt_id, source_key, index)),
-                prompt_id=request.prompt_id,
-                sample_index=index,
-                seed=sampling_seed(wanted),
-                failure=reason,
-                detail=detail,
-            )
-            for index in request.sample_indexes
-        ]
+    async def _generate(
+        self, id_: str, prompt: list[int], params: SamplingParams, timeout_s: float
+    ) -> CompletionOutput | Refusal:
+        """What the engine makes of a prompt; only an engine that is dead raises."""
+        generated = self.engine._engine_client.generate({"prompt_token_ids": prompt}, params, id_)
+        try:
+            async with asyncio.timeout(timeout_s):
+                outputs = [output async for output in generated]  # one: only the final is asked for
+        except TimeoutError:
+            return Refusal("timeout", f"no answer within {timeout_s:g} s")
+        except EngineDeadError as error:
+            self._end_soon()
+            raise SourceDiedError(f"the engine died ({_one_line(error)})") from None
+        except (VLLMClientError, ValueError) as error:
+            return Refusal("rejected", _one_line(error))
+        except VLLMServerError as error:
+            return Refusal("engine_error", _one_line(error.__cause__ or error))
+        return outputs[-1].outputs[0]
+
+    def _end_soon(self) -> None:
+        """End this process, so that Serve sees at once that it is of no more use."""
+        asyncio.get_running_loop().call_later(GATHER_S, os._exit, 1)
 
 
-def sampling_params(sampling: Sampling, *, seed: int, room: int) -> Any:
+def content_fault(output: CompletionOutput) -> Refusal | None:
+    """Why an answer that came is of no use: it is empty, or repeats itself until it is cut off."""
+    if not output.text.strip():
+        return Refusal("empty", f"{len(output.token_ids)} tokens and no text")
+    if output.finish_reason != "length":
+        return None
+    tokens = list(output.token_ids)
+    if piece := repeated_tail(tokens):
+        tail = " ".join(output.text[-TAIL_LENGTH:].split())
+        return Refusal("looping", f"it repeats its last {piece} of {len(tokens)} tokens: {tail}")
+    return None
+
+
+def sampling_params(sampling: Sampling, *, seed: int, room: int) -> SamplingParams:
     """vLLM's parameters for one answer of at most `room` tokens, its log-prob kept."""
     return SamplingParams(
         **sampling.model_dump(exclude={"max_tokens", "stop"}),
@@ -126,3 +191,7 @@ def sampling_params(sampling: Sampling, *, seed: int, room: int) -> Any:
         logprobs=0,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

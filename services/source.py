@@ -1,4 +1,4 @@
-"""A source model as a Serve application: vLLM behind OpenAI methods and one batched `sample`."""
+"""A source model as a Serve application: vLLM behind OpenAI methods and a streaming `sample`."""
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ from ray import serve
 
 from cluster.settings import engine_environment
 from fusion.checkpoints import local_copy
-from fusion.recipe import Engine, Sampling
-from services.answers import Answer, SampleRequest
+from fusion.recipe import Engine
+from services.answers import Finished, Manner, SampleRequest
 
 CPU_KV_CACHE_BYTES = 512 << 20
 
@@ -40,11 +40,11 @@ class SourceReplica:
         await self._server.start()
 
     async def sample(
-        self, requests: Sequence[SampleRequest], source_key: str, sampling: Sampling
-    ) -> list[Answer]:
-        """Answer every wanted sample of every request; a failure is an answer with its reason."""
-        answers: list[Answer] = await self._server.sample(requests, source_key, sampling)
-        return answers
+        self, requests: Sequence[SampleRequest], manner: Manner
+    ) -> AsyncIterator[Finished]:
+        """Answer all that is wanted, handing out answers as they finish; see `SourceServer`."""
+        async for finished in self._server.sample(requests, manner):
+            yield finished
 
     async def chat(self, body: dict[str, Any]) -> AsyncIterator[Any]:
         """OpenAI chat completion: one response, or the server-sent events of a stream."""
@@ -77,7 +77,7 @@ def source_application(served: Served, *, on_cpu: bool, threads: int) -> serve.A
     bundles = _bundles(served.engine, on_cpu=on_cpu)
     config = {
         "model_loading_config": {"model_id": served.name, "model_source": served.model},
-        "engine_kwargs": _engine_arguments(served, on_cpu=on_cpu),
+        "engine_kwargs": engine_arguments(served, on_cpu=on_cpu),
         "placement_group_config": {"bundles": bundles},
         "runtime_env": environment,
         "log_engine_metrics": False,
@@ -96,9 +96,11 @@ def source_application(served: Served, *, on_cpu: bool, threads: int) -> serve.A
     return deployment.bind(config)
 
 
-def _engine_arguments(served: Served, *, on_cpu: bool) -> dict[str, Any]:
+def engine_arguments(served: Served, *, on_cpu: bool) -> dict[str, Any]:
+    """What vLLM is given to start the engine of a model."""
     engine = served.engine.options()
     engine["generation_config"] = "vllm"  # else a model's file changes what we asked for
+    engine["disable_log_stats"] = False  # the window of answers in flight follows them
     if served.revision:
         engine["revision"] = served.revision
     if on_cpu:

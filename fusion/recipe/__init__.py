@@ -6,7 +6,7 @@ Reading a file (inheritance, paths, the nearest known key) is `fusion.recipe_fil
 from fusion.recipe.datasets import Dataset
 from fusion.recipe.judging import CodeVerification, Judge, MathVerification, Reward, Verification
 from fusion.recipe.recipe import Recipe
-from fusion.recipe.running import Cluster, Endpoint, Evaluation
+from fusion.recipe.running import Cluster, Endpoint, Evaluation, Failures
 from fusion.recipe.section import Domain, Name, Section, Share, VerifierName
 from fusion.recipe.selection import DOMAIN_PRESETS, Margin, Policy, Selection
 from fusion.recipe.sources import Engine, Greedy, Model, Sampling, Source
@@ -22,6 +22,7 @@ __all__ = [
     "Endpoint",
     "Engine",
     "Evaluation",
+    "Failures",
     "Greedy",
     "Judge",
     "Margin",

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from fusion.recipe.datasets import Dataset
 from fusion.recipe.judging import Reward, Verification
-from fusion.recipe.running import Cluster, Endpoint, Evaluation
+from fusion.recipe.running import Cluster, Endpoint, Evaluation, Failures
 from fusion.recipe.section import Name, Section, Share, VerifierName
 from fusion.recipe.selection import Selection
 from fusion.recipe.sources import Model, Source
@@ -31,6 +31,7 @@ class Recipe(Section):
     sft: Sft = Sft()
     dpo: Dpo = Dpo()
     evaluation: Evaluation = Evaluation()
+    failures: Failures = Failures()
     endpoint: Endpoint = Endpoint()
     cluster: Cluster = Cluster()
     malformed_limit: Share = Field(

@@ -1,10 +1,10 @@
-"""How checkpoints are evaluated, and what the endpoint and the cluster are to be like."""
+"""How checkpoints are evaluated, what may fail, and what endpoint and cluster are to be like."""
 
 from typing import Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 
-from fusion.recipe.section import Name, Section
+from fusion.recipe.section import Name, Section, Share
 from fusion.recipe.sources import Engine, Greedy
 
 
@@ -13,6 +13,20 @@ class Evaluation(Section):
 
     sampling: Greedy = Greedy()
     engine: Engine = Field(Engine(), description="Engine options of the target's checkpoints.")
+
+
+class Failures(Section):
+    """How patient sampling is with answers that fail and sources that die."""
+
+    limit: Share = Field(
+        0.1, description="Share of the answers asked that may fail before sampling stops."
+    )
+    timeout_s: PositiveFloat = Field(
+        1800.0, description="Longest time that an engine may take for one answer."
+    )
+    wait_s: PositiveFloat = Field(
+        900.0, description="Longest time that a source which died may take to come back."
+    )
 
 
 class Endpoint(Section):
