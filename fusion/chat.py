@@ -81,7 +81,8 @@ def check_template(tokenizer: Any, model: str, use: Use) -> None:
     """See that a model's chat template can do what it is needed for.
 
     For all: it renders, and BOS is there at most once. To sample and train: it has a generation
-    prompt. To train: a prompt with its reply starts with the prompt, so that loss and log-probs of
+    prompt, and its text survives the tokenizer, so that the engine receives what the template
+    says. To train: a prompt with its reply starts with the prompt, so that loss and log-probs of
     the reply can be told from those of the prompt. To score: the reply is in the text.
 
     Raises:
@@ -92,6 +93,8 @@ def check_template(tokenizer: Any, model: str, use: Use) -> None:
     whole = render_text(tokenizer, [*_PROBE, _REPLY], add_generation_prompt=False)
     if use != "score" and not _opens_reply(prompt, opened, whole):
         raise _unfit(model, "has no generation prompt; it must use add_generation_prompt")
+    if use != "score" and (lost := _lost_in_tokens(tokenizer, opened)):
+        raise _unfit(model, f"writes {lost!r}, which its tokenizer cannot give back")
     if use == "train" and not _is_prefix(tokenizer, opened, whole):
         raise _unfit(
             model,
@@ -116,6 +119,16 @@ def _opens_reply(prompt: str, opened: str, whole: str) -> bool:
     if opened != prompt:
         return opened.startswith(prompt)
     return whole.startswith(opened) and whole[len(opened) :].lstrip().startswith(_REPLY["content"])
+
+
+def _lost_in_tokens(tokenizer: Any, text: str) -> str:
+    """The first piece of a text that is not there after encoding and decoding, '' if all is.
+
+    White space is left aside: some tokenizers put one before a word, or take it from the start.
+    """
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    back = "".join(tokenizer.decode(ids, skip_special_tokens=False).split())
+    return next((piece for piece in text.split() if piece not in back), "")
 
 
 def _with_system(tokenizer: Any, turns: list[Message], add_generation_prompt: bool) -> str | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from fusion.chat import Use, check_template, load_tokenizer
+from fusion.chat import Use, check_template, load_tokenizer, render_prompt
 from fusion.errors import BadInputError, CrucibleError
 from fusion.ingest import (
     AnswerMapping,
@@ -50,10 +50,10 @@ def validate(recipe: Recipe) -> Report:
     """
     report = Report()
     _check_storage(recipe.storage, report)
-    for dataset in recipe.datasets:
-        _check_dataset(dataset, report)
+    prompts = {dataset.name: _check_dataset(dataset, report) for dataset in recipe.datasets}
     for source in recipe.sources:
         _check_source(source, report)
+        _check_asked(recipe, source, prompts, report)
     _check_model("the target", recipe.target, "train", report)
     evaluation = recipe.evaluation
     _check_engine("evaluation", evaluation.engine, report)
@@ -73,12 +73,15 @@ def _check_storage(storage: str, report: Report) -> None:
     report.checked.append(f"the storage {storage} can be written")
 
 
-def _check_dataset(dataset: Dataset, report: Report) -> None:
+def _check_dataset(dataset: Dataset, report: Report) -> list[Any]:
+    """The first prompts of a data set that maps; none where it lies on a hub."""
     mapping = PromptMapping(dataset)
     what = f"the data set {dataset.name}"
     rows = _first_rows(what, DataPath.of(dataset), report)
-    if rows is not None:
-        _check_outcomes(what, dataset.path, map_rows(mapping, rows), report)
+    if rows is None:
+        return []
+    seen = _check_outcomes(what, dataset.path, map_rows(mapping, rows), report)
+    return [outcome["messages"] for outcome in seen if outcome]
 
 
 def _check_source(source: Source, report: Report) -> None:
@@ -105,6 +108,38 @@ def _check_reward(name: str, reward: Reward, report: Report) -> None:
         report.not_checked.append(f"{what}: the judge {reward.model} at {reward.judge.url}")
 
 
+def _check_asked(
+    recipe: Recipe, source: Source, prompts: dict[str, list[Any]], report: Report
+) -> None:
+    """The source's template renders prompts of each data set, and its context has room for them."""
+    if source.kind == "imported" or not is_local(str(source.model)):
+        return
+    tokenizer = load_tokenizer(str(source.model), source.revision)
+    context = source.engine.max_model_len or context_length(str(source.model))
+    for dataset in recipe.datasets:
+        asked = prompts[dataset.name] if recipe.samples(source, dataset) else []
+        unfit = [why for messages in asked if (why := _misfit(tokenizer, messages, context))]
+        if asked and len(unfit) == len(asked):
+            raise BadInputError(
+                f"None of the first {len(asked)} prompts of the data set {dataset.name} can be "
+                f"asked of the source {source.name}: {unfit[0]}"
+            )
+        if asked:
+            fit = len(asked) - len(unfit)
+            report.checked.append(f"{source.name} can be asked {fit} of {len(asked)} prompts")
+
+
+def _misfit(tokenizer: Any, messages: Any, context: int | None) -> str | None:
+    """Why a source cannot be asked a prompt, None where it can."""
+    try:
+        length = len(render_prompt(tokenizer, messages))
+    except BadInputError as error:
+        return str(error)
+    if context is not None and length >= context:
+        return f"it has {length} tokens, and the context holds {context}; raise max_model_len."
+    return None
+
+
 def _first_rows(what: str, data: DataPath, report: Report) -> Read | None:
     check_data_path(data)
     if data.on_hub:
@@ -113,7 +148,10 @@ def _first_rows(what: str, data: DataPath, report: Report) -> Read | None:
     return itertools.islice(read_rows(data), NUM_ROWS)
 
 
-def _check_outcomes(what: str, path: str, outcomes: Iterator[Any], report: Report) -> None:
+def _check_outcomes(
+    what: str, path: str, outcomes: Iterator[Any], report: Report
+) -> list[dict[str, Any] | None]:
+    """What the rows map to, those that are malformed left out."""
     seen = list(outcomes)
     malformed = [outcome for outcome in seen if isinstance(outcome, Malformed)]
     if not seen:
@@ -125,6 +163,7 @@ def _check_outcomes(what: str, path: str, outcomes: Iterator[Any], report: Repor
             f"{first.reason}, {first.detail}); correct its fields."
         )
     report.checked.append(f"{what}: {len(seen) - len(malformed)} of its first {len(seen)} rows map")
+    return [outcome for outcome in seen if not isinstance(outcome, Malformed)]
 
 
 def _check_model(what: str, model: Model, use: Use, report: Report) -> None:

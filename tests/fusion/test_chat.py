@@ -138,6 +138,20 @@ def test_unfit_template_is_refused_only_for_what_it_cannot_do(
             check_template(tokenizer, "model", use)  # type: ignore[arg-type]
 
 
+def test_template_whose_marks_the_tokenizer_does_not_know_is_refused() -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["<unk>", "What", "is", "two", "plus", "three", "Two", "five", "?", ".", "user"]
+    known = {word: number for number, word in enumerate(words)}
+    tokenizer = Tokenizer(models.WordLevel(known, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
+    fast.chat_template = CHATML
+    with pytest.raises(BadInputError, match="tokenizer cannot give back"):
+        check_template(fast, "model", "sample")
+
+
 def test_text_after_the_reply_is_no_hindrance(make_tokenizer: MakeTokenizer) -> None:
     check_template(make_tokenizer(REWRITES_PROMPT), "model", "train")
 

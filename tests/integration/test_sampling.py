@@ -24,12 +24,12 @@ def run(tmp_path_factory):
 
 
 def test_every_wanted_answer_is_stored_once(run):
-    ids = run.stored_ids()
+    ids = run.stored_ids("responses", "response_id")
     assert len(ids) == len(set(ids)) == WANTED
 
 
 def test_no_committed_answer_is_generated_again(run):
-    assert set(run.stored_ids()) <= {id_ for _, id_ in run.taken()}
+    assert set(run.stored_ids("responses", "response_id")) <= {id_ for _, id_ in run.taken()}
     assert not run.generated_again()
 
 

@@ -54,10 +54,6 @@ class WatchedRun:
     def _config(self) -> Path:
         return self.storage / "logging.json"
 
-    @property
-    def responses(self) -> Path:
-        return self.storage / "store" / "responses"
-
     @contextlib.contextmanager
     def started(self) -> Iterator[subprocess.Popen[str]]:
         """The command at work, its commits noted; all its processes are gone afterwards."""
@@ -79,17 +75,16 @@ class WatchedRun:
                 done.set()
                 watcher.join()
 
-    def finish(self) -> str:
-        """The command to its end; its output."""
-        with self.started() as process:
-            output, _ = process.communicate(timeout=900)
-        assert process.returncode == 0, output[-4000:]
-        return output
+    def stored_ids(self, table: str, column: str) -> list[str]:
+        """The id of every stored row of a table, as often as it is stored."""
+        parts = (self.storage / "store" / table).rglob("*.parquet")
+        return [id_ for part in parts for id_ in _ids(part, column)]
 
-    def stored_ids(self) -> list[str]:
-        """The id of every stored row, as often as it is stored."""
-        parts = self.responses.rglob("*.parquet")
-        return [id_ for part in parts for id_ in _ids(part)]
+    @property
+    def activity(self) -> tuple[int, int]:
+        """What grows while answers and scores come in."""
+        scores = (self.storage / "store" / "scores").rglob("*.parquet")
+        return len(self.committed), sum(1 for _ in scores)
 
     def taken(self) -> list[tuple[float, str]]:
         """Every request that an engine took, with its time."""
@@ -104,10 +99,11 @@ class WatchedRun:
         seen: set[Path] = set()
         while True:
             is_last = done.is_set()
-            for part in set(self.responses.rglob("part-*.parquet")) - seen:
+            responses = self.storage / "store" / "responses"
+            for part in set(responses.rglob("part-*.parquet")) - seen:
                 with contextlib.suppress(OSError):  # a compaction may delete it meanwhile
                     at = part.stat().st_mtime
-                    for id_ in _ids(part):
+                    for id_ in _ids(part, "response_id"):
                         self.committed.setdefault(id_, at)
                 seen.add(part)
             if is_last:
@@ -139,17 +135,18 @@ class _Tree:
             self._done.wait(0.5)
 
 
-def _ids(part: Path) -> list[str]:
-    return pq.read_table(part, columns=["response_id"])["response_id"].to_pylist()
+def _ids(part: Path, column: str) -> list[str]:
+    return pq.read_table(part, columns=[column])[column].to_pylist()
 
 
 def processes(root: int, word: str) -> list[psutil.Process]:
     """Processes below one whose title holds a word, such as ServeReplica."""
     found = []
-    for process in psutil.Process(root).children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if word in " ".join(process.cmdline()):
-                found.append(process)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for process in psutil.Process(root).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if word in " ".join(process.cmdline()):
+                    found.append(process)
     return found
 
 

@@ -106,6 +106,10 @@ def test_what_needs_the_hub_is_listed_and_no_error(make_recipe: MakeRecipe) -> N
         ({"source": {"engine": {"max_modl_len": 5}}}, "did you mean max_model_len"),
         ({"source": {"engine": {"max_model_len": 99999}}}, "was made for 8192 tokens"),
         ({"source": {"sampling": {"max_tokens": 8192}}}, "leaves none for the prompt"),
+        (
+            {"source": {"engine": {"max_model_len": 30}, "sampling": {"max_tokens": 8}}},
+            "None of the first 20 prompts of the data set d can be asked of the source one: it has",
+        ),
         ({"evaluation": {"engine": {"max_model_len": 512}}}, "evaluation has sampling.max_tokens"),
         ({"sft": {"data": "/no/such"}}, "There is no file /no/such"),
     ],
@@ -144,6 +148,17 @@ def test_template_must_be_fit_to_train_only_for_the_target(
     validate(make_recipe(source=unfit, reward=unfit))
     with pytest.raises(BadInputError, match="differently from the prompt alone"):
         validate(make_recipe(target=unfit))
+
+
+def test_prompts_that_the_source_s_template_refuses_are_found(
+    make_recipe: MakeRecipe, save_model: SaveModel
+) -> None:
+    short = "{% if messages[0].content == 'prompt 0' %}{{ raise_exception('no') }}{% endif %}"
+    report = validate(make_recipe(source={"model": save_model(short + CHATML)}))
+    assert "one can be asked 19 of 20 prompts" in report.checked
+    refuses = "{% if 'prompt' in messages[0].content %}{{ raise_exception('no') }}{% endif %}"
+    with pytest.raises(BadInputError, match="None of the first 20 prompts"):
+        validate(make_recipe(source={"model": save_model(refuses + CHATML)}))
 
 
 def test_imported_answers_are_mapped(make_recipe: MakeRecipe, tmp_path: Path) -> None:
