@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +13,10 @@ from pathlib import Path
 import psutil
 import ray
 
+from cluster.nodes import Node, declared_node, described_nodes
 from cluster.settings import apply_quiet_defaults, ray_address
+from fusion.errors import DoesNotFitError
+from fusion.recipe import Recipe
 
 # Ray's slots only order work on a machine of our own; waves bound the memory, the kernel
 # shares the cores. A cluster keeps the numbers its nodes declare.
@@ -31,6 +34,48 @@ class Holdings:
     gpus: float
     memory_gib: float
     sandbox_nodes: int
+    gpu_nodes: tuple[Node, ...] = ()
+
+    def without_gpus(self) -> "Holdings":
+        """The same without its GPUs."""
+        return replace(self, gpus=0, gpu_nodes=())
+
+
+def holdings_of(nodes: Sequence[Node]) -> Holdings:
+    """What some nodes hold together."""
+    cpus = sum(node.cpus for node in nodes)
+    return Holdings(
+        nodes=len(nodes),
+        cpus=cpus,
+        cores=int(cpus),
+        gpus=sum(node.gpus for node in nodes),
+        memory_gib=sum(node.memory_gib for node in nodes),
+        sandbox_nodes=sum(node.has_sandbox for node in nodes),
+        gpu_nodes=tuple(node for node in nodes if node.gpus),
+    )
+
+
+def current_holdings() -> Holdings:
+    """What the cluster that this process is connected to holds now."""
+    return _cluster_holdings() if ray_address() else _machine_holdings()
+
+
+def usable(recipe: Recipe, holdings: Holdings) -> Holdings:
+    """What of the cluster the recipe reckons with: no GPUs where it says cpu.
+
+    Under an autoscaler it is what the recipe says that the cluster grows to.
+
+    Raises:
+        DoesNotFitError: the recipe wants GPUs and there is none.
+    """
+    wanted = recipe.cluster.accelerator
+    if recipe.cluster.grows_to is not None:
+        holdings = holdings_of(described_nodes(recipe.cluster.grows_to))
+    if wanted == "gpu" and not holdings.gpus:
+        raise DoesNotFitError(
+            "cluster.accelerator is gpu and there is no GPU; use a cluster with some, or auto."
+        )
+    return holdings.without_gpus() if wanted == "cpu" else holdings
 
 
 @contextmanager
@@ -47,7 +92,7 @@ def connected(*, log_level: int = logging.ERROR) -> Iterator[Holdings]:
             _start_local(log_level)
     signal.signal(signal.SIGTERM, on_sigterm)  # ray.init takes it for itself
     try:
-        yield _cluster_holdings() if address else _machine_holdings()
+        yield current_holdings()
     finally:
         ray.shutdown()
 
@@ -86,16 +131,8 @@ def _start_local(log_level: int) -> None:
 
 def _cluster_holdings() -> Holdings:
     """What the nodes of a cluster declare."""
-    resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    cpus = sum(r.get("CPU", 0) for r in resources)
-    return Holdings(
-        nodes=len(resources),
-        cpus=cpus,
-        cores=int(cpus),
-        gpus=sum(r.get("GPU", 0) for r in resources),
-        memory_gib=sum(r.get("memory", 0) for r in resources) / GIB,
-        sandbox_nodes=sum(r.get("sandbox", 0) > 0 for r in resources),
-    )
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    return holdings_of([declared_node(node["NodeID"], node["Resources"]) for node in nodes])
 
 
 def _machine_holdings() -> Holdings:

@@ -58,12 +58,23 @@ Parameters = Annotated[
 ]
 
 
+ClusterSpec = Annotated[
+    str | None,
+    typer.Option("--cluster", help="A cluster in words: NODESxGPUSxKIND-MEMORY, 2x8xH100-80GB."),
+]
+
+
 @app.command()
-def validate(recipe: RecipePath, set_: Parameters = None) -> None:
-    """Check all of a recipe that can be checked here."""
+def validate(recipe: RecipePath, cluster: ClusterSpec = None, set_: Parameters = None) -> None:
+    """Check all of a recipe that can be checked here, and whether it fits a cluster in words."""
+    from jobs.plan import check_fit, described
     from jobs.validate import validate as check
 
-    report = check(_load(recipe, set_))
+    loaded = _load(recipe, set_)
+    report = check(loaded)
+    if cluster is not None:
+        check_fit(loaded, described(loaded, cluster))
+        report.checked.append(f"it fits {cluster}")
     for line in report.not_checked:
         console.print(f"not checked: {line}", markup=False, highlight=False)
     console.print(
@@ -72,6 +83,36 @@ def validate(recipe: RecipePath, set_: Parameters = None) -> None:
         markup=False,
         highlight=False,
     )
+
+
+@app.command()
+def plan(
+    recipe: RecipePath,
+    cluster: ClusterSpec = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    set_: Parameters = None,
+) -> None:
+    """Waves, GPUs, tokens, hours and bytes of a recipe on a cluster."""
+    from jobs.plan import (
+        described,
+        holdings_at_hand,
+        plan_json,
+        plan_lines,
+        plan_recipe,
+        plan_table,
+    )
+
+    loaded = _load(recipe, set_)
+    holdings = described(loaded, cluster) if cluster else holdings_at_hand(loaded)
+    made = plan_recipe(loaded, holdings)
+    if as_json:
+        print(plan_json(made))
+    else:
+        console.print(plan_table(made, f"{loaded.name} on {cluster or 'the cluster at hand'}"))
+        for line in plan_lines(made):
+            console.print(line, markup=False, highlight=False)
+    if made.misfits:
+        raise typer.Exit(BAD_INPUT)
 
 
 @app.command()

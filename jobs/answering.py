@@ -1,22 +1,25 @@
 """Waves of models answering and being scored: what sampling and evaluation have in common."""
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
 import polars as pl
 
-from cluster.connection import Holdings
+from cluster.connection import Holdings, current_holdings, usable
 from fusion.run import Run
 from jobs.accounts import add_seconds
 from jobs.checking import score_verdicts
 from jobs.committing import STAGE
-from jobs.models import reward_applications, source_applications, waves_of
+from jobs.models import Waves, reward_applications, source_applications, waves_of
 from jobs.progress import Progress
 from jobs.rating import score_rewards
-from jobs.sample import Asking, missing_requests, sample
+from jobs.sample import Asking, num_missing, sample
 from jobs.score import STAGE as SCORE
 from jobs.score import load_answers, reward_wants, unscored, verdict_wants
+from jobs.speeds import measuring
 from jobs.stage import StageClock
 from services.applications import down, serving, start_serve, up
 from services.source import Served
@@ -44,7 +47,7 @@ class Answering:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        down(list(reward_applications(self._run.recipe, self._holdings)))
+        self._reward_down()
 
     def run(
         self,
@@ -54,16 +57,34 @@ class Answering:
         score: bool,
         at_once: int | None = None,
     ) -> None:
-        """Have every asking answered and, if asked for, every answer scored, wave by wave."""
-        served = list({a.served.name: a.served for a in askings}.values())
-        for wave in waves_of(self._run.recipe, served, self._holdings, at_once=at_once):
-            names = {model.name for model in wave}
-            members = [a for a in askings if a.served.name in names]
-            waiting = [a for a in members if not missing_requests(self._run, a).is_empty()]
-            if waiting:
-                self._sample(waiting)
+        """Have every asking answered and, if asked for, every answer scored, wave by wave.
+
+        Before each wave the rest is planned anew for the nodes that are there then.
+        """
+        missing = {a.source_key: num_missing(self._run, a) for a in askings}
+        waiting = [a for a in askings if missing[a.source_key]]
+        while waiting:
+            planned = self._plan(waiting, missing, at_once)
+            wave = {model.name: model for model in planned.waves[0]}
+            if not planned.reward_stays:
+                self._reward_down()
+            members = [
+                replace(a, served=wave[a.served.name]) for a in waiting if a.served.name in wave
+            ]
+            self._sample(members)
             if score:
                 self.score(prompts, [a.source_key for a in members])
+            waiting = [a for a in waiting if a.served.name not in wave]
+        if score:
+            self.score(prompts, [a.source_key for a in askings])
+
+    def _plan(self, waiting: Sequence[Asking], missing: dict[str, int], most: int | None) -> Waves:
+        answers: Counter[str] = Counter()
+        for asking in waiting:
+            answers[asking.served.name] += missing[asking.source_key]
+        served = list({a.served.name: a.served for a in waiting}.values())
+        self._holdings = usable(self._run.recipe, current_holdings())
+        return waves_of(self._run.recipe, served, self._holdings, at_once=most, answers=answers)
 
     def score(self, prompts: pl.DataFrame, source_keys: Sequence[str]) -> None:
         """Score what the store holds of these sources and has no score yet."""
@@ -93,11 +114,15 @@ class Answering:
             responses = self._run.shared("responses")
             tables = [responses.partition(asking.source_key) for asking in waiting]
             wanted = sum(asking.wanted().height for asking in waiting)
-            with self._progress.counting("answers", tables, wanted):
+            with self._progress.counting("answers", tables, wanted), measuring(self._run, waiting):
                 sample(self._run, waiting)
         for table in tables:
             table.compact()
         add_seconds(self._run, STAGE, clock.seconds)
+
+    def _reward_down(self) -> None:
+        down(list(reward_applications(self._run.recipe, self._holdings)))
+        self._reward_is_up = False
 
     def _reward_up(self) -> None:
         if not self._reward_is_up:

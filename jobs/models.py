@@ -1,18 +1,20 @@
 """Which models answer which prompts: the sources by data set, the target's checkpoints held-out."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import polars as pl
 from ray import serve
 
 from cluster.connection import Holdings
-from cluster.waves import engine_need, pack_waves, reward_need
+from cluster.engine_fit import Split
+from cluster.plan import Model, lay_out
 from fusion.recipe import Dataset, Recipe, Sampling, Source
 from fusion.run import Run, source_key
 from jobs.sample import Asking
 from services.applications import reward_application_name, source_application_name
 from services.reward import reward_application
-from services.source import CPU_KV_CACHE_BYTES, Served, source_application
+from services.source import Served, source_application
 
 SPLITS = ("train", "test")
 
@@ -73,29 +75,50 @@ def checkpoint_asking(run: Run, name: str, model: str, prompts: pl.DataFrame) ->
     )
 
 
+@dataclass(frozen=True)
+class Waves:
+    """The models of each wave as they are to be served, and whether the reward model stays up."""
+
+    waves: list[list[Served]]
+    reward_stays: bool
+
+
 def waves_of(
-    recipe: Recipe, served: Sequence[Served], holdings: Holdings, *, at_once: int | None = None
-) -> list[list[Served]]:
-    """The models in waves that fit what the cluster holds, with the reward model beside them.
+    recipe: Recipe,
+    served: Sequence[Served],
+    holdings: Holdings,
+    *,
+    at_once: int | None = None,
+    answers: Mapping[str, int] | None = None,
+) -> Waves:
+    """The models in waves that fit what the cluster holds, with sizes and replicas decided.
+
+    `answers` says how many answers each is still to give; without it none gets more replicas.
 
     Raises:
         DoesNotFitError: one of them exceeds the cluster even alone.
     """
-    on_cpu = holdings.gpus == 0
-    needs = [
-        engine_need(
-            s.name, s.model, s.engine, s.replicas, on_cpu=on_cpu, kv_cache_bytes=CPU_KV_CACHE_BYTES
-        )
-        for s in served
-    ]
-    beside = [
-        reward_need(str(reward.model), reward.replicas, on_cpu=on_cpu)
-        for reward in recipe.rewards.values()
-        if reward.served_model
-    ]
+    models = [to_plan(s, (answers or {}).get(s.name, 0)) for s in served]
+    layout = lay_out(models, recipe.rewards, holdings, recipe.cluster, at_once=at_once)
     by_name = {s.name: s for s in served}
-    waves = pack_waves(needs, beside, holdings, at_once=at_once)
-    return [[by_name[name] for name in wave] for wave in waves]
+    waves = [
+        [
+            _decided(by_name[name], layout.splits[name], replicas)
+            for name, replicas in wave.replicas.items()
+        ]
+        for wave in layout.packed.waves
+    ]
+    return Waves(waves, layout.packed.has_beside)
+
+
+def to_plan(served: Served, answers: int) -> Model:
+    """A model as the plan sees it."""
+    return Model(served.name, served.model, served.engine, served.replicas, answers)
+
+
+def _decided(served: Served, split: Split, replicas: int) -> Served:
+    sizes = {"tensor_parallel_size": split.tensor, "pipeline_parallel_size": split.pipeline}
+    return replace(served, engine=served.engine.model_copy(update=sizes), replicas=replicas)
 
 
 def source_applications(

@@ -1,12 +1,12 @@
 """One fusion from prompts to report: the stages in order, each skipped where it is done."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import polars as pl
 
-from cluster.connection import Holdings, connected
-from fusion.errors import BadInputError, DoesNotFitError
+from cluster.connection import Holdings, connected, usable
+from fusion.errors import BadInputError
 from fusion.ingest import DatasetCounts, import_answers
 from fusion.recipe import Recipe, Training
 from fusion.recipe_file import dump_recipe
@@ -18,7 +18,8 @@ from jobs.checking import check_sandbox, uses_code
 from jobs.dpo import run_dpo
 from jobs.evaluate import run_evaluate
 from jobs.ingest import load_prompts, run_ingest
-from jobs.models import run_askings, served_source, source_keys, waves_of
+from jobs.models import run_askings, source_keys
+from jobs.plan import check_models, check_workers
 from jobs.progress import Progress
 from jobs.reference import run_reference
 from jobs.report import accuracy_summary, run_report
@@ -138,20 +139,6 @@ def run_recipe(recipe: Recipe, stages: Sequence[str], progress: Progress) -> Run
     return run
 
 
-def usable(recipe: Recipe, holdings: Holdings) -> Holdings:
-    """What of the cluster the recipe wants to use: no GPUs where it says cpu.
-
-    Raises:
-        DoesNotFitError: the recipe wants GPUs and there is none.
-    """
-    wanted = recipe.cluster.accelerator
-    if wanted == "gpu" and not holdings.gpus:
-        raise DoesNotFitError(
-            "cluster.accelerator is gpu and there is no GPU; use a cluster with some, or auto."
-        )
-    return replace(holdings, gpus=0) if wanted == "cpu" else holdings
-
-
 def resolved(recipe: Recipe, holdings: Holdings) -> Recipe:
     """The recipe with what depends on the machine decided: precision, and an absolute storage."""
     precision = "bf16" if holdings.gpus else "fp32"
@@ -168,22 +155,12 @@ def _check_fits(run: Run, stages: Sequence[str], holdings: Holdings) -> None:
     """Refuse before the first expensive step what would not run later."""
     recipe = run.recipe
     if "sample" in stages:
-        wanted = [s for s in recipe.model_sources if any(map(s.asks, _domains(recipe)))]
-        waves_of(recipe, [served_source(s) for s in wanted], holdings)
-    units = holdings.gpus or holdings.cpus
+        check_models(recipe, holdings)
     for stage in ("sft", "dpo"):
-        workers = getattr(recipe, stage).workers
-        if stage in stages and workers > units:
-            raise DoesNotFitError(
-                f"{stage}.workers is {workers} and there are {units:g} "
-                f"{'GPUs' if holdings.gpus else 'CPUs'}; ask for fewer workers."
-            )
+        if stage in stages:
+            check_workers(recipe, stage, holdings)
     if uses_code(recipe) and {"score", "evaluate"} & set(stages):
         check_sandbox(recipe, holdings)
-
-
-def _domains(recipe: Recipe) -> set[str]:
-    return {dataset.domain for dataset in recipe.datasets}
 
 
 def _import_answers(run: Run, prompts: pl.DataFrame) -> list[DatasetCounts]:

@@ -62,6 +62,11 @@ def settled_failures(run: Run) -> pl.DataFrame:
     return rows.filter(pl.Series(kept, dtype=pl.Boolean)).drop("attempts")
 
 
+def num_missing(run: Run, asking: Asking) -> int:
+    """How many answers are still to be asked for."""
+    return int(missing_requests(run, asking)["sample_indexes"].list.len().sum())
+
+
 def sample(run: Run, askings: Sequence[Asking]) -> None:
     """Ask what is missing of models that are up, and commit the answers as they come.
 

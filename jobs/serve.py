@@ -10,11 +10,10 @@ from ray import serve
 from rich.console import Console
 from rich.table import Table
 
-from cluster.connection import connected
+from cluster.connection import connected, usable
 from fusion.errors import BadInputError, CrucibleError
 from fusion.recipe import Recipe
 from jobs.models import reward_applications, served_source, source_applications, waves_of
-from jobs.run import usable
 from services.applications import down, serving, start_serve
 from services.gateway import GATEWAY_APPLICATION, gateway_application
 
@@ -32,14 +31,15 @@ def serve_recipe(recipe: Recipe, console: Console) -> None:
     served = [served_source(s) for s in recipe.model_sources if s.name in wanted]
     with connected() as there:
         holdings = usable(recipe, there)
-        if len(waves_of(recipe, served, holdings)) > 1:
+        planned = waves_of(recipe, served, holdings)
+        if len(planned.waves) > 1 or not planned.reward_stays:
             raise BadInputError(
                 "The sources do not fit together; name fewer of them in endpoint.sources."
             )
         start_serve(host=endpoint.host, port=endpoint.port, http=True)
         console.print(f"starting {', '.join(s.name for s in served)}")
         applications = {
-            **source_applications(recipe, served, holdings),
+            **source_applications(recipe, planned.waves[0], holdings),
             **reward_applications(recipe, holdings),
         }
         with serving(applications):

@@ -9,7 +9,7 @@ from jobs.accounts import total_seconds
 from jobs.ingest import load_prompts
 from jobs.models import run_askings
 from jobs.run import STAGES
-from jobs.sample import missing_requests
+from jobs.sample import num_missing
 from jobs.score import load_answers, reward_wants, unscored, verdict_wants
 
 
@@ -56,7 +56,7 @@ def _in_part(run: Run, stage: str) -> tuple[str, ...] | None:
     askings = run_askings(run, prompts)
     if stage == "sample":
         entered = sum(a.wanted().height for a in askings)
-        left = sum(missing_requests(run, a)["sample_indexes"].list.len().sum() for a in askings)
+        left = sum(num_missing(run, a) for a in askings)
     else:
         answers = load_answers(run, prompts, dict.fromkeys(a.source_key for a in askings))
         wants = [reward_wants(run.recipe, answers), verdict_wants(run.recipe, answers)]

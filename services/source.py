@@ -6,12 +6,11 @@ from typing import Any
 
 from ray import serve
 
+from cluster.plan import CPU_KV_CACHE_BYTES
 from cluster.settings import engine_environment
 from fusion.checkpoints import local_copy
 from fusion.recipe import Engine
 from services.answers import Finished, Manner, SampleRequest
-
-CPU_KV_CACHE_BYTES = 512 << 20
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,8 @@ class Served:
     model: str
     revision: str | None
     engine: Engine
-    replicas: int = 1
+    replicas: int | None = None
+    """Engines that share the prompts; None leaves their number to the plan."""
 
 
 class SourceReplica:
@@ -85,7 +85,7 @@ def source_application(served: Served, *, on_cpu: bool, threads: int) -> serve.A
     deployment = serve.deployment(
         SourceReplica,
         name="Source",
-        num_replicas=served.replicas,
+        num_replicas=served.replicas or 1,
         max_ongoing_requests=64,
         health_check_timeout_s=120,
         graceful_shutdown_timeout_s=5,
@@ -115,5 +115,4 @@ def _bundles(engine: Engine, *, on_cpu: bool) -> list[dict[str, float]]:
     """Resources of each worker of one engine; the replica itself sits with the first."""
     if on_cpu:
         return [{"CPU": 1}]
-    workers = engine.tensor_parallel_size * engine.pipeline_parallel_size
-    return [{"CPU": 1, "GPU": 1} for _ in range(workers)]
+    return [{"CPU": 1, "GPU": 1} for _ in range(engine.gpus)]

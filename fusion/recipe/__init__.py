@@ -6,7 +6,7 @@ Reading a file (inheritance, paths, the nearest known key) is `fusion.recipe_fil
 from fusion.recipe.datasets import Dataset
 from fusion.recipe.judging import CodeVerification, Judge, MathVerification, Reward, Verification
 from fusion.recipe.recipe import Recipe
-from fusion.recipe.running import Cluster, Endpoint, Evaluation, Failures
+from fusion.recipe.running import Cluster, Endpoint, Evaluation, Failures, ModelSize
 from fusion.recipe.section import Domain, Name, Section, Share, VerifierName
 from fusion.recipe.selection import DOMAIN_PRESETS, Margin, Policy, Selection
 from fusion.recipe.sources import Engine, Greedy, Model, Sampling, Source
@@ -28,6 +28,7 @@ __all__ = [
     "Margin",
     "MathVerification",
     "Model",
+    "ModelSize",
     "Name",
     "Policy",
     "Recipe",

@@ -37,12 +37,42 @@ class Endpoint(Section):
     sources: tuple[Name, ...] | None = Field(None, description="Sources up; all by default.")
 
 
+class ModelSize(Section):
+    """The size of a model whose configuration cannot be read where a run is planned."""
+
+    parameters_b: PositiveFloat = Field(description="Billions of parameters.")
+    layers: PositiveInt = Field(description="Hidden layers.")
+    attention_heads: PositiveInt = Field(description="Attention heads.")
+    kv_heads: PositiveInt = Field(description="Heads of keys and values.")
+    head_size: PositiveInt = Field(description="Width of one head.")
+
+
 class Cluster(Section):
-    """What the recipe asks of the machine or cluster."""
+    """What the recipe asks of the machine or cluster, and what a plan is to reckon with."""
 
     accelerator: Literal["auto", "cpu", "gpu"] = Field(
         "auto", description="auto takes GPUs where the cluster has any."
     )
     sources_at_once: PositiveInt | None = Field(
         None, description="Most sources in a wave; by default as many as fit."
+    )
+    grows_to: str | None = Field(
+        None,
+        description="With an autoscaler: the nodes it may start, as 4x8xH100-80GB; by default "
+        "a run reckons with the nodes that are up.",
+    )
+    throughput: dict[Name, PositiveFloat] = Field(
+        {}, description="Measured tokens a second of one engine, by source."
+    )
+    answer_tokens: PositiveInt = Field(
+        512, description="Tokens of an average answer, for a plan made before any is stored."
+    )
+    prompt_tokens: PositiveInt = Field(
+        256, description="Tokens of an average prompt, for a plan made before any is stored."
+    )
+    prompts: dict[Name, PositiveInt] = Field(
+        {}, description="Prompts expected of a data set that cannot be counted where one plans."
+    )
+    models: dict[str, ModelSize] = Field(
+        {}, description="Sizes by hub id, where neither a config.json nor Crucible knows them."
     )

@@ -45,14 +45,23 @@ class Engine(BaseModel):
     )
     max_model_len: PositiveInt | None = Field(None, description="Longest prompt and answer.")
     max_num_seqs: PositiveInt = Field(256, description="Answers decoded at the same time.")
-    tensor_parallel_size: PositiveInt = Field(1, description="GPUs that share each layer.")
-    pipeline_parallel_size: PositiveInt = Field(1, description="Groups of layers on other GPUs.")
+    tensor_parallel_size: PositiveInt | None = Field(
+        None, description="GPUs that share each layer; by default as few as the model fits well."
+    )
+    pipeline_parallel_size: PositiveInt | None = Field(
+        None, description="Groups of layers on other GPUs; by default 1, if need be more."
+    )
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="Share of a GPU's memory.")
     quantization: str | None = Field(None, description="A quantisation method of vLLM.")
     kv_cache_memory_bytes: PositiveInt | None = Field(
         None, description="Size of the KV cache; on CPU 512 MiB unless given."
     )
     enforce_eager: bool = Field(False, description="Skip graph capture and compilation.")
+
+    @property
+    def gpus(self) -> int:
+        """GPUs that hold one engine."""
+        return (self.tensor_parallel_size or 1) * (self.pipeline_parallel_size or 1)
 
     def options(self) -> dict[str, Any]:
         """All options that are set, as vLLM's engine arguments."""
@@ -83,7 +92,11 @@ class Source(Section):
     )
     sampling: Sampling = Sampling()
     engine: Engine = Engine()
-    replicas: PositiveInt = Field(1, description="Engines that share this source's prompts.")
+    replicas: PositiveInt | None = Field(
+        None,
+        description="Engines that share this source's prompts; by default as many as its wave "
+        "has GPUs left for, one on CPU.",
+    )
 
     @model_validator(mode="after")
     def _kind_has_its_keys(self) -> "Source":

@@ -1,0 +1,105 @@
+"""`crucible plan` and `validate --cluster`, of the published recipe and of what does not fit."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from jobs.__main__ import app
+
+ROOT = Path(__file__).parents[2]
+PUBLISHED = ROOT / "recipes" / "fusechat-3.0" / "llama-3.1-8b.yaml"
+REHEARSAL = ROOT / "rehearsal" / "recipe.yaml"
+
+
+def _plan(recipe: Path, cluster: str, *, code: int = 0) -> dict:
+    done = CliRunner().invoke(app, ["plan", str(recipe), "--cluster", cluster, "--json"])
+    assert done.exit_code == code, done.output
+    return json.loads(done.stdout)
+
+
+def _child(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "child.yaml"
+    path.write_text(f"extends: {PUBLISHED}\n{text}")
+    return path
+
+
+def test_published_recipe_takes_three_waves_on_one_node_of_eight():
+    plan = _plan(PUBLISHED, "1x8xH100-80GB")
+    waves: dict[int, int] = {}
+    for row in plan["rows"]:
+        if row["wave"]:
+            waves[row["wave"]] = waves.get(row["wave"], 0) + row["gpus"]
+    assert waves == {1: 8, 2: 8, 3: 8}
+    assert not plan["reward_stays"] and not plan["misfits"]
+
+
+def test_published_recipe_is_one_wave_on_four_nodes_with_the_slowest_source_doubled():
+    plan = _plan(PUBLISHED, "4x8xH100-80GB")
+    replicas = {row["name"]: row["replicas"] for row in plan["rows"]}
+    assert plan["waves"] == 1 and plan["reward_stays"]
+    assert replicas["mistral-large-2407"] == 2
+    assert sum(row["gpus"] for row in plan["rows"]) == 32
+
+
+def test_hours_follow_a_stated_throughput(tmp_path):
+    recipe = _child(tmp_path, "cluster: {throughput: {llama-3.1-70b: 1000}}\n")
+    (row,) = [r for r in _plan(recipe, "1x8xH100-80GB")["rows"] if r["name"] == "llama-3.1-70b"]
+    assert row["speed"] == {"tokens_a_second": 1000, "origin": "stated"}
+    tokens = row["work"]["left"] * row["work"]["answer_tokens"]
+    assert row["hours"] == pytest.approx(tokens / 1000 / row["replicas"] / 3600)
+
+
+def test_what_does_not_fit_is_shown_beside_what_does_and_ends_with_2():
+    plan = _plan(PUBLISHED, "1x2xH100-80GB", code=2)
+    assert "gemma-2-27b" not in plan["misfits"]
+    assert "it needs 4 such GPUs" in plan["misfits"]["mistral-large-2407"]
+    assert "reward needs 8 GPUs" in plan["misfits"]["reward"]
+
+
+def test_a_model_of_unknown_size_is_said_to_be_unknown(tmp_path):
+    new = "sources:\n  - {name: new, model: org/new, revision: v1}\n"
+    plan = _plan(_child(tmp_path, new), "4x8xH100-80GB")
+    assert any("size of new is not known" in text for text in plan["assumptions"])
+
+
+def test_prompts_of_local_files_are_counted_and_memory_decides_on_cpu():
+    plan = _plan(REHEARSAL, "1x2xCPU-16GB")
+    assert plan["answers"] > 1000
+    assert {row["gpus"] for row in plan["rows"]} == {0}
+    assert plan["waves"] == 2  # cluster.sources_at_once
+
+
+def test_the_table_shows_waves_totals_and_assumptions():
+    command = ["plan", str(PUBLISHED), "--cluster", "1x8xH100-80GB"]
+    done = CliRunner().invoke(app, command, env={"COLUMNS": "200"})
+    assert done.exit_code == 0
+    assert "3 waves" in done.stdout and "assumed: an answer has 512 tokens" in done.stdout
+
+
+def _refused(*arguments: str) -> str:
+    done = CliRunner().invoke(app, [str(a) for a in arguments])
+    assert done.exit_code == 2, done.output
+    return " ".join(done.stderr.split())
+
+
+def test_validate_refuses_a_cluster_that_the_recipe_does_not_fit(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = _refused("validate", PUBLISHED, "--cluster", "1x2xH100-80GB")
+    assert said.startswith("error:") and "the largest node has 2 GPUs" in said
+
+
+def test_validate_says_that_a_recipe_fits(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = ["validate", str(PUBLISHED), "--cluster", "1x8xH100-80GB"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+
+
+def test_a_recipe_for_gpus_is_refused_on_a_cluster_without():
+    assert "there is no GPU" in _refused("plan", PUBLISHED, "--cluster", "2x8xCPU-64GB")
+
+
+def test_words_that_are_no_cluster_are_refused():
+    assert "2x8xH100-80GB" in _refused("plan", PUBLISHED, "--cluster", "eight GPUs")
