@@ -46,3 +46,24 @@ def engine_environment(*, on_cpu: bool, threads: int) -> dict[str, str]:
 def ray_address() -> str | None:
     """Address of the cluster this process was told to use; inside a Ray job it is set by Ray."""
     return os.environ.get("RAY_ADDRESS") or None
+
+
+def job_server_address(given: str | None) -> str | None:
+    """Address of the job server: as given, else from the environment.
+
+    Ray lets its variables override what it is handed, so they are taken out of this process.
+    """
+    names = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+    stated = [value for name in names if (value := os.environ.pop(name, None))]
+    return given or next(iter(stated), None)
+
+
+def ray_token() -> str | None:
+    """The token that the user named for a cluster, where Ray looks for it."""
+    if token := os.environ.get("RAY_AUTH_TOKEN"):
+        return token
+    path = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if path is None and os.environ.get("RAY_AUTH_MODE") == "token":
+        path = "~/.ray/auth_token"
+    file = Path(path).expanduser() if path else None
+    return file.read_text(encoding="utf-8").strip() if file and file.is_file() else None

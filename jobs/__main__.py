@@ -15,6 +15,7 @@ from fusion.recipe import Recipe
 from fusion.recipe_file import load_recipe
 
 if TYPE_CHECKING:
+    from cluster.job import JobServer
     from fusion.run import Run
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
@@ -126,14 +127,54 @@ def run(
     from jobs.run import STAGES, run_recipe
     from jobs.validate import validate as check
 
-    stages = stage or list(STAGES)
-    if unknown := [s for s in stages if s not in STAGES]:
-        raise BadInputError(f"There is no stage {unknown[0]}; known are {', '.join(STAGES)}.")
+    stages = _stages(stage or list(STAGES))
     loaded = _load(recipe, set_)
     check(loaded)
     progress = Progress(console)
     done = run_recipe(loaded, stages, progress)
     progress.say(f"[bold]done[/bold] {done.folder}")
+
+
+@app.command()
+def submit(
+    what: Annotated[str, typer.Argument(metavar="RECIPE|status|logs|stop")],
+    job: Annotated[str | None, typer.Argument(help="With status, logs, stop: the job.")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="The cluster's job server, http://HEAD:8265.")
+    ] = None,
+    stage: Annotated[list[str] | None, typer.Option(help="Only this stage; repeatable.")] = None,
+    shared: Annotated[
+        list[Path] | None, typer.Option(help="A folder that all nodes have; it does not travel.")
+    ] = None,
+    submission_id: Annotated[str | None, typer.Option(help="Another name for the job.")] = None,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not follow the job.")] = False,
+    set_: Parameters = None,
+) -> None:
+    """Run a fusion as a job of a Ray cluster; the same command again finds the same job."""
+    from jobs.submit import ACTIONS, act, job_server, submit_recipe
+
+    if what in ACTIONS:
+        act(job_server(address), what, job, console)
+        return
+    loaded = _load(Path(what), set_)
+    server = job_server(address)
+    name = submit_recipe(
+        loaded, server, stages=_stages(stage or []), shared=shared or [], name=submission_id
+    )
+    console.print(f"job {name} on {server.address}", highlight=False)
+    if not no_wait:
+        _follow(server, name)
+
+
+def _follow(server: "JobServer", name: str) -> None:
+    """Print what the job prints, and end as it ends; an interrupt leaves the job alone."""
+    try:
+        code = server.follow(name, lambda text: print(text, end="", flush=True))
+    except KeyboardInterrupt:
+        errors.print(f"the job goes on; `crucible submit stop {name}` ends it.")
+        raise typer.Exit(INTERRUPTED) from None
+    if code:
+        raise typer.Exit(code)
 
 
 @app.command()
@@ -185,6 +226,14 @@ def ask(recipe: RecipePath, prompt: str, set_: Parameters = None) -> None:
     from jobs.serve import ask_sources
 
     console.print(ask_sources(_load(recipe, set_), prompt))
+
+
+def _stages(named: list[str]) -> list[str]:
+    from jobs.run import STAGES
+
+    if unknown := [stage for stage in named if stage not in STAGES]:
+        raise BadInputError(f"There is no stage {unknown[0]}; known are {', '.join(STAGES)}.")
+    return named
 
 
 def _load(path: Path, parameters: list[str] | None) -> Recipe:

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 import polars as pl
 
 from cluster.connection import Holdings, connected, usable
+from cluster.reach import check_reach
 from fusion.errors import BadInputError
 from fusion.ingest import DatasetCounts, import_answers
+from fusion.models import is_local
 from fusion.recipe import Recipe, Training
 from fusion.recipe_file import dump_recipe
 from fusion.run import Run
@@ -134,6 +136,7 @@ def run_recipe(recipe: Recipe, stages: Sequence[str], progress: Progress) -> Run
         holdings = usable(recipe, there)
         run = Run(resolved(recipe, holdings))
         _check_fits(run, stages, holdings)
+        check_reach(run.folder, _local_models(run.recipe))
         (folder / "recipe.yaml").write_text(dump_recipe(run.recipe))
         Fusion(run, holdings, progress, lease).do(stages)
     return run
@@ -161,6 +164,12 @@ def _check_fits(run: Run, stages: Sequence[str], holdings: Holdings) -> None:
             check_workers(recipe, stage, holdings)
     if uses_code(recipe) and {"score", "evaluate"} & set(stages):
         check_sandbox(recipe, holdings)
+
+
+def _local_models(recipe: Recipe) -> list[str]:
+    reward = [recipe.reward.model] if recipe.reward else []
+    models = [*(str(s.model) for s in recipe.model_sources), recipe.target.model, *reward]
+    return [model for model in models if is_local(model)]
 
 
 def _import_answers(run: Run, prompts: pl.DataFrame) -> list[DatasetCounts]:

@@ -1,0 +1,133 @@
+"""A real Ray cluster of several nodes on this machine, each a raylet that can be killed."""
+
+import contextlib
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+START_S = 120
+
+
+class RayCluster:
+    """A head without CPUs for work, and workers; token auth is on."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="rc-"))  # sockets want a short path
+        self.token = secrets.token_hex(16)
+        self.gcs, self.dashboard, self.client = (_free_port() for _ in range(3))
+        self.environment = {
+            **{k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "RAY_ADDRESS")},
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": self.token,
+            "RAY_USAGE_STATS_ENABLED": "0",
+            # a dead node is missed after seconds, not half a minute
+            "RAY_health_check_initial_delay_ms": "1000",
+            "RAY_health_check_period_ms": "1000",
+            "RAY_health_check_failure_threshold": "3",
+        }
+        self.nodes: list[subprocess.Popen[bytes]] = []
+
+    @property
+    def address(self) -> str:
+        """Of the job server."""
+        return f"http://127.0.0.1:{self.dashboard}"
+
+    def start_head(self) -> None:
+        """Start the head and wait until its job server answers."""
+        self._start(
+            "--head",
+            f"--port={self.gcs}",
+            f"--dashboard-port={self.dashboard}",
+            f"--ray-client-server-port={self.client}",
+            f"--temp-dir={self.folder}",
+            "--num-cpus=0",
+        )
+        headers = {"Authorization": f"Bearer {self.token}"}
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline:
+            with contextlib.suppress(httpx.HTTPError):
+                if httpx.get(f"{self.address}/api/jobs/", headers=headers).status_code == 200:
+                    return
+            time.sleep(0.5)
+        pytest.fail("the head did not come up")
+
+    def add_worker(self, *options: str, around: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
+        """Start a worker node, inside another command where one is given."""
+        return self._start(f"--address=127.0.0.1:{self.gcs}", *options, around=around)
+
+    def wait_for_workers(self, number: int) -> None:
+        """Wait until so many workers have joined."""
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline:
+            if len(self.alive()) == number + 1:
+                return
+            time.sleep(0.5)
+        pytest.fail(f"{len(self.alive())} nodes are alive, not {number} workers and a head")
+
+    def alive(self) -> list[dict[str, object]]:
+        """The nodes that the head takes for alive."""
+        headers = {"Authorization": f"Bearer {self.token}"}
+        answer = httpx.get(f"{self.address}/api/v0/nodes", headers=headers, timeout=30)
+        rows = answer.json()["data"]["result"]["result"]
+        return [row for row in rows if row["state"] == "ALIVE"]
+
+    def kill(self, node: subprocess.Popen[bytes]) -> None:
+        """End a node's raylet and all its workers at one stroke, as a power cut would."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            tree = psutil.Process(node.pid)
+            for process in [tree, *tree.children(recursive=True)]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+        node.wait()
+
+    def stop(self) -> None:
+        """Kill what is left, workers first."""
+        for node in reversed(self.nodes):
+            self.kill(node)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _start(self, *options: str, around: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
+        command = [
+            *around,
+            str(Path(sys.executable).parent / "ray"),
+            "start",
+            "--block",
+            "--node-ip-address=127.0.0.1",
+            "--object-store-memory=200000000",
+            "--disable-usage-stats",
+            *options,
+        ]
+        log = (self.folder / f"node-{len(self.nodes)}.log").open("wb")
+        with log:
+            node = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
+        self.nodes.append(node)
+        return node
+
+
+@pytest.fixture(scope="module")
+def ray_cluster() -> Iterator[RayCluster]:
+    """A head; the test adds the workers that it wants."""
+    cluster = RayCluster()
+    try:
+        cluster.start_head()
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

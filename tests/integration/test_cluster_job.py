@@ -1,0 +1,158 @@
+"""A run as a job of a real cluster: submitted with `crucible submit`, a worker killed at work."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+
+ROOT = Path(__file__).parents[2]
+ANSWERS = 18_000  # five blocks of work for the verifiers
+STAGES = ("ingest", "sample", "score")
+
+
+def _write_inputs(folder: Path) -> Path:
+    """Questions, answers that were found elsewhere (one in twelve slow to compare), the recipe."""
+    prompts, answers = [], []
+    for i in range(ANSWERS):
+        question = f"Case {i}: what is the value?"
+        hard = i % 12 == 0
+        gold = rf"\frac{{{i + 1}}}{{{i + 8}}}+\sqrt{{{i + 2}}}" if hard else str(i)
+        prompts.append({"question": question, "gold": gold})
+        answers.append({"question": question, "text": rf"It is \boxed{{{gold}}}."})
+    for name, rows in (("prompts", prompts), ("answers", answers)):
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    recipe = {
+        "name": "found",
+        "storage": str(folder / "runs"),
+        "target": {"model": str(ROOT / "rehearsal" / "models" / "target")},
+        "sources": [
+            {
+                "name": "elsewhere",
+                "kind": "imported",
+                "path": "answers.jsonl",
+                "fields": {"prompt": "question", "text": "text"},
+            }
+        ],
+        "datasets": [
+            {
+                "name": "cases",
+                "path": "prompts.jsonl",
+                "domain": "math",
+                "verifier": "math",
+                "fields": {"prompt": "question", "gold": "gold"},
+            }
+        ],
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    return folder / "recipe.yaml"
+
+
+def _submit(cluster, *arguments: object, token: str | None = None) -> subprocess.Popen[str]:
+    environment = {**os.environ, "RAY_AUTH_TOKEN": token or cluster.token}
+    command = [sys.executable, "-m", "jobs", "submit", *map(str, arguments)]
+    return subprocess.Popen(
+        [*command, "--address", cluster.address],
+        cwd=ROOT,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
+def _ended(process: subprocess.Popen[str], *, code: int) -> str:
+    output, _ = process.communicate(timeout=400)
+    assert process.returncode == code, output[-6000:]
+    return output
+
+
+def _score_parts(storage: Path) -> list[Path]:
+    return list((storage / "store" / "scores").rglob("*.parquet"))
+
+
+def _verifies(node: subprocess.Popen[bytes]) -> bool:
+    """Whether a verifier of the run works on a node."""
+    titles = []
+    for process in psutil.Process(node.pid).children(recursive=True):
+        try:
+            titles.append(" ".join(process.cmdline()))
+        except psutil.NoSuchProcess:
+            continue
+    return any("_Check" in title for title in titles)
+
+
+@pytest.fixture(scope="module")
+def finished(ray_cluster, tmp_path_factory):
+    """The recipe and the output of a job that lost a worker node while it scored."""
+    recipe = _write_inputs(tmp_path_factory.mktemp("job"))
+    storage = recipe.parent / "runs"
+    workers = [ray_cluster.add_worker("--num-cpus=2") for _ in range(3)]
+    ray_cluster.wait_for_workers(3)
+    stages = [option for stage in STAGES for option in ("--stage", stage)]
+    job = _submit(ray_cluster, recipe, *stages)
+    deadline = time.monotonic() + 300
+    while not _score_parts(storage) and job.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    busy = [worker for worker in workers if _verifies(worker)]
+    assert job.poll() is None and busy, "no node was at work when it was to be killed"
+    ray_cluster.kill(busy[0])
+    output = _ended(job, code=0)
+    ray_cluster.wait_for_workers(2)
+    return recipe, output
+
+
+def test_the_run_completes_with_every_answer_scored_once_after_a_node_is_lost(finished):
+    recipe, _ = finished
+    run = recipe.parent / "runs"
+    rows = [row for part in _score_parts(run) for row in pq.read_table(part).to_pylist()]
+    ids = [row["score_id"] for row in rows]
+    assert len(ids) == len(set(ids)) == ANSWERS
+    assert {row["verdict"] for row in rows} == {"correct"}
+
+
+def test_manifests_of_the_job_balance(finished):
+    recipe, _ = finished
+    for stage in STAGES:
+        text = (recipe.parent / "runs" / "found" / "manifests" / f"{stage}.json").read_text()
+        counts = json.loads(text)["counts"]
+        assert counts["entered"] == counts["results"] == ANSWERS
+
+
+def test_what_the_job_prints_is_followed(finished):
+    _, output = finished
+    assert "scoring: 0 rewards, 18000 verdicts" in output and "done" in output
+
+
+def test_the_same_command_again_finds_the_same_job(ray_cluster, finished):
+    recipe, output = finished
+    stages = [option for stage in STAGES for option in ("--stage", stage)]
+    again = _ended(_submit(ray_cluster, recipe, *stages), code=0)
+    assert again.splitlines()[0] == output.splitlines()[0]
+    listed = _ended(_submit(ray_cluster, "status"), code=0)
+    assert listed.count("SUCCEEDED") == 1
+
+
+def test_a_wrong_token_is_refused_in_one_sentence(ray_cluster, finished):
+    said = _ended(_submit(ray_cluster, finished[0], token="wrong"), code=2)
+    assert said.startswith("error:") and "refuses the token" in said and "Traceback" not in said
+
+
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="needs bubblewrap")
+def test_storage_that_a_node_does_not_see_is_refused_by_the_job(ray_cluster, finished):
+    recipe, _ = finished
+    storage = recipe.parent / "runs"
+    hidden = ("bwrap", "--dev-bind", "/", "/", "--tmpfs", str(storage), "--")
+    ray_cluster.add_worker("--num-cpus=1", around=hidden)
+    ray_cluster.wait_for_workers(3)
+    said = _ended(_submit(ray_cluster, recipe, "--stage", "ingest"), code=2)
+    assert "does not see in" in " ".join(said.split())
