@@ -80,6 +80,7 @@ class Forecast:
 def forecast(
     recipe: Recipe,
     models: Sequence[Model],
+    rewards: Mapping[str, Reward],
     layout: Layout,
     holdings: Holdings,
     works: Mapping[str, Work],
@@ -90,6 +91,7 @@ def forecast(
     Args:
         recipe: The recipe.
         models: The sources, as they were laid out.
+        rewards: The scorers that were laid out with them.
         layout: Their sizes and waves.
         holdings: The cluster.
         works: What each source has to do.
@@ -104,7 +106,7 @@ def forecast(
     hours = tuple(
         _longest(r for r in rows if r.wave == n + 1) for n in range(len(layout.packed.waves))
     )
-    for name, reward in served_rewards(recipe.rewards).items():
+    for name, reward in served_rewards(rewards).items():
         rows.append(_reward_row(name, reward, recipe, holdings, works))
     answers = _sum(work.answers for work in works.values())
     tokens = _sum(

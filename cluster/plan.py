@@ -128,8 +128,8 @@ def reward_need(name: str, reward: Reward, holdings: Holdings, settings: Cluster
         weights = model.weights_bytes(Engine(dtype=reward.dtype)) / GIB
         if weights + REWARD_GPU_OVERHEAD_GIB > kind.memory_gib:
             raise DoesNotFitError(
-                f"The reward model {name} has {weights:.0f} GiB of weights and lies on one GPU, of which "
-                f"{kind.name} has {kind.memory_gib:.0f} GiB; use larger GPUs or a smaller model."
+                f"The reward model {name} has {weights:.0f} GiB of weights and lies on one GPU; "
+                f"an {kind.name} has {kind.memory_gib:.0f} GiB; use larger GPUs or a smaller model."
             )
     return Need(name, group=1, replicas=reward.replicas)
 

@@ -39,16 +39,15 @@ def plan_recipe(recipe: Recipe, holdings: Holdings) -> Plan:
     sources = asked_sources(recipe)
     works = _works(run, sources)
     models = [to_plan(served_source(s), works[s.name].left or 0) for s in sources]
-    unfit = misfits([*models, target_model(recipe)], recipe.reward, holdings, recipe.cluster)
+    unfit = misfits([*models, target_model(recipe)], recipe.rewards, holdings, recipe.cluster)
     fitting = [m for m in models if m.name not in unfit]
     if not fitting:
         raise DoesNotFitError(next(iter(unfit.values())))
-    if "reward" in unfit:
-        recipe = recipe.model_copy(update={"reward": None})
+    rewards = {name: r for name, r in recipe.rewards.items() if name not in unfit}
     settings = recipe.cluster
-    layout = lay_out(fitting, recipe.reward, holdings, settings, at_once=settings.sources_at_once)
+    layout = lay_out(fitting, rewards, holdings, settings, at_once=settings.sources_at_once)
     works = {m.name: works[m.name] for m in fitting}
-    figures = forecast(recipe, fitting, layout, holdings, works, measured_speeds(run))
+    figures = forecast(recipe, fitting, rewards, layout, holdings, works, measured_speeds(run))
     return Plan(figures, unfit)
 
 
@@ -70,7 +69,7 @@ def check_models(recipe: Recipe, holdings: Holdings) -> None:
         DoesNotFitError: the first that does not, and the nearest that would.
     """
     models = [to_plan(served_source(s), 0) for s in asked_sources(recipe)]
-    unfit = misfits([*models, target_model(recipe)], recipe.reward, holdings, recipe.cluster)
+    unfit = misfits([*models, target_model(recipe)], recipe.rewards, holdings, recipe.cluster)
     if unfit:
         raise DoesNotFitError(next(iter(unfit.values())))
 

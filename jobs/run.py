@@ -167,8 +167,8 @@ def _check_fits(run: Run, stages: Sequence[str], holdings: Holdings) -> None:
 
 
 def _local_models(recipe: Recipe) -> list[str]:
-    reward = [recipe.reward.model] if recipe.reward else []
-    models = [*(str(s.model) for s in recipe.model_sources), recipe.target.model, *reward]
+    rewards = [r.served_model.model for r in recipe.rewards.values() if r.served_model]
+    models = [*(str(s.model) for s in recipe.model_sources), recipe.target.model, *rewards]
     return [model for model in models if is_local(model)]
 
 
