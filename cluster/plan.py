@@ -26,7 +26,9 @@ class Model:
     name: str
     model: str
     engine: Engine
-    replicas: int | None
+    replicas: int = 1
+    may_grow: bool = False
+    """Whether it may get more replicas where GPUs are left."""
     answers: int = 0
     """How many answers are still wanted of it."""
 
@@ -149,14 +151,14 @@ def _need(model: Model, split: Split, holdings: Holdings) -> Need:
         kv_cache = model.engine.kv_cache_memory_bytes or CPU_KV_CACHE_BYTES
         weights = weights_bytes(model.model) or 0
         memory = CPU_ENGINE_OVERHEAD_GIB + (weights + kv_cache) / GIB
-        return Need(model.name, replicas=model.replicas or 1, memory_gib=memory)
+        return Need(model.name, replicas=model.replicas, memory_gib=memory)
     # a replica with fewer answers than it decodes at once would not pay for its start
     worthwhile = max(1, model.answers // model.engine.max_num_seqs)
     return Need(
         model.name,
         group=split.tensor,
         groups=split.pipeline,
-        replicas=model.replicas or 1,
-        may_grow=model.replicas is None,
+        replicas=model.replicas,
+        may_grow=model.may_grow,
         most=worthwhile,
     )

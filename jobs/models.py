@@ -22,7 +22,14 @@ SPLITS = ("train", "test")
 def served_source(source: Source) -> Served:
     """What Serve needs to know of a source of kind model."""
     model = str(source.model)
-    return Served(source.name, model, source.revision, source.engine, source.replicas)
+    return Served(
+        source.name,
+        model,
+        source.revision,
+        source.engine,
+        replicas=source.replicas or 1,
+        may_grow=source.replicas is None,
+    )
 
 
 def sampling_of(run: Run, source: Source, split: str) -> Sampling:
@@ -66,7 +73,7 @@ def checkpoint_asking(run: Run, name: str, model: str, prompts: pl.DataFrame) ->
     engine, sampling = recipe.evaluation.engine, recipe.evaluation.sampling
     identity = Source(name=name, model=model, revision=revision, engine=engine)
     return Asking(
-        served=Served(name, model, revision, engine),
+        served=Served(name, model, revision, engine, may_grow=True),
         source_key=source_key(identity, sampling),
         sampling=sampling,
         prompts=prompts.filter(pl.col("split") == "test"),
@@ -113,7 +120,9 @@ def waves_of(
 
 def to_plan(served: Served, answers: int) -> Model:
     """A model as the plan sees it."""
-    return Model(served.name, served.model, served.engine, served.replicas, answers)
+    return Model(
+        served.name, served.model, served.engine, served.replicas, served.may_grow, answers
+    )
 
 
 def _decided(served: Served, split: Split, replicas: int) -> Served:

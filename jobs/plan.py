@@ -95,7 +95,7 @@ def check_workers(recipe: Recipe, stage: str, holdings: Holdings) -> None:
 
 def target_model(recipe: Recipe) -> Model:
     """The target as evaluation serves it: base, sft and dpo are of one size."""
-    return Model("the target", recipe.target.model, recipe.evaluation.engine, None)
+    return Model("the target", recipe.target.model, recipe.evaluation.engine)
 
 
 def _works(run: Run, sources: list[Source]) -> dict[str, Work]:

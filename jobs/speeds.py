@@ -24,7 +24,7 @@ def measuring(run: Run, askings: Sequence[Asking]) -> Iterator[None]:
     seconds = time.monotonic() - started
     totals = _read(run)
     for name, tokens in _tokens(run, askings).items():
-        replicas = next(a.served.replicas or 1 for a in askings if a.served.name == name)
+        replicas = next(a.served.replicas for a in askings if a.served.name == name)
         old = totals.get(name, {"tokens": 0, "engine_seconds": 0.0})
         totals[name] = {
             "tokens": old["tokens"] + tokens - before[name],

@@ -21,8 +21,9 @@ class Served:
     model: str
     revision: str | None
     engine: Engine
-    replicas: int | None = None
-    """Engines that share the prompts; None leaves their number to the plan."""
+    replicas: int = 1
+    may_grow: bool = False
+    """Whether the plan may add replicas where GPUs are left."""
 
 
 class SourceReplica:
@@ -85,7 +86,7 @@ def source_application(served: Served, *, on_cpu: bool, threads: int) -> serve.A
     deployment = serve.deployment(
         SourceReplica,
         name="Source",
-        num_replicas=served.replicas or 1,
+        num_replicas=served.replicas,
         max_ongoing_requests=64,
         health_check_timeout_s=120,
         graceful_shutdown_timeout_s=5,
