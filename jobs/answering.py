@@ -11,6 +11,7 @@ import polars as pl
 from cluster.connection import Holdings, current_holdings, usable
 from fusion.run import Run
 from jobs.accounts import add_seconds
+from jobs.background import Background
 from jobs.checking import score_verdicts
 from jobs.committing import STAGE
 from jobs.models import Waves, reward_applications, source_applications, waves_of
@@ -36,6 +37,7 @@ class Answering:
         self._holdings = holdings
         self._progress = progress
         self._reward_is_up = False
+        self._beside = Background()
 
     def __enter__(self) -> Self:
         start_serve()
@@ -59,7 +61,8 @@ class Answering:
     ) -> None:
         """Have every asking answered and, if asked for, every answer scored, wave by wave.
 
-        Before each wave the rest is planned anew for the nodes that are there then.
+        Before each wave the rest is planned anew for the nodes that are there then. On GPUs a wave
+        is scored while the next one samples, if the reward model has room beside it.
         """
         missing = {a.source_key: num_missing(self._run, a) for a in askings}
         waiting = [a for a in askings if missing[a.source_key]]
@@ -67,16 +70,25 @@ class Answering:
             planned = self._plan(waiting, missing, at_once)
             wave = {model.name: model for model in planned.waves[0]}
             if not planned.reward_stays:
+                self._beside.wait()
                 self._reward_down()
             members = [
                 replace(a, served=wave[a.served.name]) for a in waiting if a.served.name in wave
             ]
             self._sample(members)
             if score:
-                self.score(prompts, [a.source_key for a in members])
+                keys = [a.source_key for a in members]
+                self._score_wave(prompts, keys, beside=planned.reward_stays)
             waiting = [a for a in waiting if a.served.name not in wave]
+        self._beside.wait()
         if score:
             self.score(prompts, [a.source_key for a in askings])
+
+    def _score_wave(self, prompts: pl.DataFrame, keys: Sequence[str], *, beside: bool) -> None:
+        if beside and self._holdings.gpus:
+            self._beside.start(lambda: self.score(prompts, keys))
+        else:
+            self.score(prompts, keys)
 
     def _plan(self, waiting: Sequence[Asking], missing: dict[str, int], most: int | None) -> Waves:
         answers: Counter[str] = Counter()

@@ -1,0 +1,115 @@
+"""Runs a recipe on declared GPUs and writes down, second by second, what Ray says of them.
+
+There is no GPU here, so what would run on one is replaced at its border: a source that answers
+after a while and a reward model that gives a number, each with the placement groups of the real
+ones. Plan, waves, Serve, Ray Data and store are the product's.
+"""
+
+import asyncio
+import json
+import sys
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import serve
+from rich.console import Console
+
+from cluster.connection import Holdings
+from fusion.identity import response_id, sampling_seed
+from fusion.recipe import Recipe, Sampling
+from fusion.recipe_file import load_recipe
+from fusion.rewards.judgement import Judgement
+from jobs import answering
+from jobs.progress import Progress
+from jobs.run import run_recipe
+from services.answers import Answer, SampleRequest
+from services.applications import reward_application_name, source_application_name
+from services.source import Served, _bundles
+
+CALL_S = 2.0
+
+
+class Source:
+    """Answers every call after a while."""
+
+    async def sample(
+        self, requests: Sequence[SampleRequest], source_key: str, sampling: Sampling
+    ) -> list[Answer]:
+        await asyncio.sleep(CALL_S)
+        return [_answer(r.prompt_id, i, source_key) for r in requests for i in r.sample_indexes]
+
+
+class Reward:
+    """Gives every answer the same reward."""
+
+    def score(self, conversations: Sequence[Any]) -> list[Judgement]:
+        time.sleep(CALL_S)
+        return [Judgement(0.5)] * len(conversations)
+
+
+def _answer(prompt: str, index: int, key: str) -> Answer:
+    wanted = response_id(prompt, key, index)
+    seed = sampling_seed(wanted)
+    return Answer(wanted, prompt, index, seed, f"answer {index}", "stop", 8, 3, -1.0)
+
+
+def source_applications(
+    recipe: Recipe, served: Iterable[Served], holdings: Holdings
+) -> dict[str, serve.Application]:
+    """In place of vLLM's applications: the same bundles, nothing in them."""
+    return {
+        source_application_name(recipe.name, model.name): serve.deployment(
+            Source,
+            name="Source",
+            num_replicas=model.replicas,
+            ray_actor_options={"num_cpus": 0},
+            placement_group_bundles=[
+                {"CPU": 0.01, "GPU": bundle["GPU"]}
+                for bundle in _bundles(model.engine, on_cpu=False)
+            ],
+            placement_group_strategy="PACK",
+        ).bind()
+        for model in served
+    }
+
+
+def reward_applications(recipe: Recipe, holdings: Holdings) -> dict[str, serve.Application]:
+    """In place of the reward model's application: one GPU a replica, nothing on it."""
+    options = {"num_cpus": 0, "num_gpus": 1}
+    return {
+        reward_application_name(recipe.name, name): serve.deployment(
+            Reward, name="Reward", num_replicas=reward.replicas, ray_actor_options=options
+        ).bind()
+        for name, reward in recipe.rewards.items()
+    }
+
+
+def _watch(seen: list[dict[str, Any]], done: threading.Event) -> None:
+    while not done.wait(0.25):
+        if not ray.is_initialized():
+            continue
+        free = ray.available_resources().get("GPU", 0.0)
+        apps = serve.status().applications
+        running = sorted(n for n, app in apps.items() if app.status.value == "RUNNING")
+        seen.append({"free": free, "total": ray.cluster_resources()["GPU"], "running": running})
+
+
+def main() -> None:
+    """Run the recipe of the first argument; what was seen goes to the file of the second."""
+    answering.source_applications = source_applications
+    answering.reward_applications = reward_applications
+    seen: list[dict[str, Any]] = []
+    done = threading.Event()
+    threading.Thread(target=_watch, args=(seen, done), daemon=True).start()
+    recipe = load_recipe(sys.argv[1])
+    run_recipe(recipe, ["ingest", "sample", "score"], Progress(Console()))
+    done.set()
+    Path(sys.argv[2]).write_text(json.dumps(seen))
+
+
+if __name__ == "__main__":
+    main()
