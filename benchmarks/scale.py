@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,12 +38,13 @@ from cluster.nodes import gpu_kind  # noqa: E402
 from cluster.roofline import Roofline, roofline  # noqa: E402
 from fusion.architecture import architecture  # noqa: E402
 from fusion.identity import response_id, sampling_seed  # noqa: E402
-from fusion.recipe import Engine, Recipe, Sampling  # noqa: E402
+from fusion.recipe import Engine, Recipe  # noqa: E402
 from fusion.run import Run  # noqa: E402
+from fusion.window import largest_window  # noqa: E402
 from jobs.ingest import load_prompts, run_ingest  # noqa: E402
 from jobs.models import run_askings  # noqa: E402
 from jobs.sample import sample  # noqa: E402
-from services.answers import Answer, SampleRequest  # noqa: E402
+from services.answers import Answer, Finished, Manner, SampleRequest, Wanted  # noqa: E402
 from services.applications import handle, serving, source_application_name, start_serve  # noqa: E402
 
 MODEL, SPLIT, AT_ONCE = "meta-llama/Llama-3.1-70B-Instruct", Split(4, 1), 256
@@ -52,6 +53,7 @@ ENGINES_A_PROCESS = 8
 TARGET_AT, TARGET = 16, 0.9
 BUSY = (0.15, 0.85)
 TICK_S = 0.02
+GATHER_S = 0.5  # as services/engine.py
 TEXT = "the quick brown fox jumps over a lazy dog and says so " * 100
 CHARACTERS_A_TOKEN = 4
 
@@ -111,27 +113,34 @@ class SimulatedSource:
         self._finished: list[tuple[float, int]] = []
 
     async def sample(
-        self, requests: Sequence[SampleRequest], source_key: str, sampling: Sampling
-    ) -> list[Answer]:
-        """Every sample of every request, each in the engine with least to do."""
-        answers = (
-            self._answer(request.prompt_id, index, source_key)
+        self, requests: Sequence[SampleRequest], manner: Manner
+    ) -> AsyncIterator[Finished]:
+        """Every answer wanted, each from the engine with least to do, as they finish."""
+        window = largest_window(AT_ONCE) * len(self._engines)
+        yield Finished([], window)
+        pending = {
+            asyncio.create_task(self._answer(request.prompt_id, wanted, manner.source_key))
             for request in requests
-            for index in request.sample_indexes
-        )
-        return list(await asyncio.gather(*answers))
+            for wanted in request.wanted
+        }
+        while pending:
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            if pending:
+                more, pending = await asyncio.wait(pending, timeout=GATHER_S)
+                done |= more
+            yield Finished([task.result() for task in done], window)
 
-    async def _answer(self, prompt: str, index: int, source_key: str) -> Answer:
-        wanted = response_id(prompt, source_key, index)
-        seed = sampling_seed(wanted)
+    async def _answer(self, prompt: str, wanted: Wanted, source_key: str) -> Answer:
+        id_ = response_id(prompt, source_key, wanted.sample_index)
+        seed = sampling_seed(id_, wanted.draw)
         tokens = ANSWER_TOKENS // 2 + seed % ANSWER_TOKENS
         await min(self._engines, key=lambda engine: engine.load).generate(tokens)
         self._finished.append((time.time(), tokens))
         start = seed % CHARACTERS_A_TOKEN
         return Answer(
-            response_id=wanted,
+            response_id=id_,
             prompt_id=prompt,
-            sample_index=index,
+            sample_index=wanted.sample_index,
             seed=seed,
             text=(TEXT[start:] + TEXT)[: tokens * CHARACTERS_A_TOKEN],
             finish_reason="stop",
@@ -183,7 +192,7 @@ def measure(engines: int, answers: int, limits: Roofline) -> Measured:
 
     processes = -(-engines // ENGINES_A_PROCESS)
     with tempfile.TemporaryDirectory() as folder, connected():
-        run = _run(Path(folder), engines * answers // SAMPLES, engines)
+        run = _run(Path(folder), engines * answers // SAMPLES, processes)
         run_ingest(run)
         askings = run_askings(run, load_prompts(run))
         name = source_application_name(run.recipe.name, "simulated")
@@ -221,7 +230,7 @@ def _busy(finished: list[tuple[float, int]]) -> float:
     return sum(tokens for _, tokens in between) / (between[-1][0] - between[0][0])
 
 
-def _run(folder: Path, prompts: int, engines: int) -> Run:
+def _run(folder: Path, prompts: int, replicas: int) -> Run:
     words = "x" * (PROMPT_TOKENS * CHARACTERS_A_TOKEN - 16)
     rows = (json.dumps({"prompt": f"{number:08d} {words}"}) for number in range(prompts))
     (folder / "prompts.jsonl").write_text("\n".join(rows))
@@ -230,7 +239,7 @@ def _run(folder: Path, prompts: int, engines: int) -> Run:
         "name": "scale",
         "storage": str(folder / "runs"),
         "target": {"model": model},
-        "sources": [{"name": "simulated", "model": model, "replicas": engines}],
+        "sources": [{"name": "simulated", "model": model, "replicas": replicas}],
         "datasets": [
             {
                 "name": "prompts",

@@ -10,7 +10,7 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,27 +20,30 @@ from rich.console import Console
 
 from cluster.connection import Holdings
 from fusion.identity import response_id, sampling_seed
-from fusion.recipe import Recipe, Sampling
+from fusion.recipe import Recipe
 from fusion.recipe_file import load_recipe
 from fusion.rewards.judgement import Judgement
 from jobs import answering
 from jobs.progress import Progress
 from jobs.run import run_recipe
-from services.answers import Answer, SampleRequest
+from services.answers import Answer, Finished, Manner, SampleRequest, Wanted
 from services.applications import reward_application_name, source_application_name
 from services.source import Served, _bundles
 
 CALL_S = 2.0
+WINDOW = 256
 
 
 class Source:
     """Answers every call after a while."""
 
     async def sample(
-        self, requests: Sequence[SampleRequest], source_key: str, sampling: Sampling
-    ) -> list[Answer]:
+        self, requests: Sequence[SampleRequest], manner: Manner
+    ) -> AsyncIterator[Finished]:
+        yield Finished([], WINDOW)
         await asyncio.sleep(CALL_S)
-        return [_answer(r.prompt_id, i, source_key) for r in requests for i in r.sample_indexes]
+        answers = [_answer(r.prompt_id, w, manner.source_key) for r in requests for w in r.wanted]
+        yield Finished(answers, WINDOW)
 
 
 class Reward:
@@ -51,10 +54,12 @@ class Reward:
         return [Judgement(0.5)] * len(conversations)
 
 
-def _answer(prompt: str, index: int, key: str) -> Answer:
-    wanted = response_id(prompt, key, index)
-    seed = sampling_seed(wanted)
-    return Answer(wanted, prompt, index, seed, f"answer {index}", "stop", 8, 3, -1.0)
+def _answer(prompt: str, wanted: Wanted, key: str) -> Answer:
+    id_ = response_id(prompt, key, wanted.sample_index)
+    seed = sampling_seed(id_, wanted.draw)
+    return Answer(
+        id_, prompt, wanted.sample_index, seed, f"answer {wanted.sample_index}", "stop", 8, 3, -1.0
+    )
 
 
 def source_applications(
