@@ -1,6 +1,7 @@
 """Jobs on a Ray cluster, through its job server: submit, follow, look, stop."""
 
 import asyncio
+import logging
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -19,6 +20,11 @@ ANSWER_TIMEOUT_S = 10.0
 HEAD_GONE_S = 120.0
 PAUSE_S = 2.0
 FAILED = 1
+_TALKATIVE = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
 _HAS_ENDED = (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.STOPPED)
 
 
@@ -32,6 +38,8 @@ class JobServer:
             BadInputError: nobody answers, the token is missing or wrong, or Ray's versions differ.
         """
         self.address = address.rstrip("/")
+        for name in _TALKATIVE:
+            logging.getLogger(name).setLevel(logging.WARNING)
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         _check_server(self.address, headers)
         try:

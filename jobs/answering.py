@@ -81,7 +81,7 @@ class Answering:
                 self._score_wave(prompts, keys, beside=planned.reward_stays)
             waiting = [a for a in waiting if a.served.name not in wave]
         self._beside.wait()
-        if score:
+        if score and askings:
             self.score(prompts, [a.source_key for a in askings])
 
     def _score_wave(self, prompts: pl.DataFrame, keys: Sequence[str], *, beside: bool) -> None:

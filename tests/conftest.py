@@ -107,6 +107,7 @@ class RayCluster:
             "--node-ip-address=127.0.0.1",
             "--object-store-memory=200000000",
             "--disable-usage-stats",
+            f"--dashboard-agent-listen-port={_free_port()}",
             *options,
         ]
         log = (self.folder / f"node-{len(self.nodes)}.log").open("wb")
