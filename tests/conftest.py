@@ -16,6 +16,7 @@ import httpx
 import psutil
 import pytest
 
+ROOT = Path(__file__).parent.parent
 START_S = 120
 
 
@@ -82,6 +83,27 @@ class RayCluster:
         answer = httpx.get(f"{self.address}/api/v0/nodes", headers=headers, timeout=30)
         rows = answer.json()["data"]["result"]["result"]
         return [row for row in rows if row["state"] == "ALIVE"]
+
+    def submit(self, *arguments: object, token: str | None = None) -> subprocess.Popen[str]:
+        """`crucible submit` with these arguments, against this cluster."""
+        environment = {**os.environ, "RAY_AUTH_TOKEN": token or self.token}
+        command = [sys.executable, "-m", "jobs", "submit", *map(str, arguments)]
+        return subprocess.Popen(
+            [*command, "--address", self.address],
+            cwd=ROOT,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+
+    def running(self, node: subprocess.Popen[bytes], name: str) -> bool:
+        """Whether a process with this in its title runs on a node."""
+        titles = []
+        for process in psutil.Process(node.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                titles.append(" ".join(process.cmdline()))
+        return any(name in title for title in titles)
 
     def kill(self, node: subprocess.Popen[bytes]) -> None:
         """End a node's raylet and all its workers at one stroke, as a power cut would."""

@@ -53,6 +53,7 @@ class Recipe(Section):
         for where, listed in (
             ("selection.pairs_from", self.selection.pairs_from),
             ("endpoint.sources", self.endpoint.sources),
+            ("cluster.throughput", self.cluster.throughput),
         ):
             if unknown := sorted(set(listed or ()) - known):
                 raise ValueError(f"{where} names {', '.join(unknown)}, which is no source")
@@ -62,6 +63,8 @@ class Recipe(Section):
         if taken := sorted({"reward", *get_args(VerifierName)} & self.scorers.keys()):
             raise ValueError(f"a scorer may not be named {taken[0]}; that name is taken")
         named = {d.name for d in self.datasets}
+        if unknown := sorted(set(self.cluster.prompts) - named):
+            raise ValueError(f"cluster.prompts names {', '.join(unknown)}, which is no data set")
         for source in self.sources:
             if source.dataset is not None and source.dataset not in named:
                 raise ValueError(

@@ -63,6 +63,12 @@ def test_sampling_value_out_of_range_is_refused(key, value):
     assert f"sources.0.sampling.{key}" in _refusal({**SMALL, "sources": [source]})
 
 
+@pytest.mark.parametrize(("key", "kind"), [("throughput", "source"), ("prompts", "data set")])
+def test_cluster_figures_of_what_is_not_in_the_recipe_are_refused(key, kind):
+    said = _refusal({**SMALL, "cluster": {key: {"none": 5}}})
+    assert f"cluster.{key} names none, which is no {kind}" in said
+
+
 @pytest.mark.parametrize("name", ["base", "sft", "dpo"])
 def test_a_source_may_not_take_a_checkpoint_s_name(name):
     source = {**SMALL["sources"][0], "name": name}

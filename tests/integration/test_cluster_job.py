@@ -1,14 +1,11 @@
 """A run as a job of a real cluster: submitted with `crucible submit`, a worker killed at work."""
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 
-import psutil
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -57,19 +54,6 @@ def _write_inputs(folder: Path) -> Path:
     return folder / "recipe.yaml"
 
 
-def _submit(cluster, *arguments: object, token: str | None = None) -> subprocess.Popen[str]:
-    environment = {**os.environ, "RAY_AUTH_TOKEN": token or cluster.token}
-    command = [sys.executable, "-m", "jobs", "submit", *map(str, arguments)]
-    return subprocess.Popen(
-        [*command, "--address", cluster.address],
-        cwd=ROOT,
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-
-
 def _ended(process: subprocess.Popen[str], *, code: int) -> str:
     output, _ = process.communicate(timeout=400)
     assert process.returncode == code, output[-6000:]
@@ -80,17 +64,6 @@ def _score_parts(storage: Path) -> list[Path]:
     return list((storage / "store" / "scores").rglob("*.parquet"))
 
 
-def _verifies(node: subprocess.Popen[bytes]) -> bool:
-    """Whether a verifier of the run works on a node."""
-    titles = []
-    for process in psutil.Process(node.pid).children(recursive=True):
-        try:
-            titles.append(" ".join(process.cmdline()))
-        except psutil.NoSuchProcess:
-            continue
-    return any("_Check" in title for title in titles)
-
-
 @pytest.fixture(scope="module")
 def finished(ray_cluster, tmp_path_factory):
     """The recipe and the output of a job that lost a worker node while it scored."""
@@ -99,11 +72,11 @@ def finished(ray_cluster, tmp_path_factory):
     workers = [ray_cluster.add_worker("--num-cpus=2") for _ in range(3)]
     ray_cluster.wait_for_workers(3)
     stages = [option for stage in STAGES for option in ("--stage", stage)]
-    job = _submit(ray_cluster, recipe, *stages)
+    job = ray_cluster.submit(recipe, *stages)
     deadline = time.monotonic() + 300
     while not _score_parts(storage) and job.poll() is None and time.monotonic() < deadline:
         time.sleep(0.1)
-    busy = [worker for worker in workers if _verifies(worker)]
+    busy = [w for w in workers if ray_cluster.running(w, "_Check")]
     assert job.poll() is None and busy, "no node was at work when it was to be killed"
     ray_cluster.kill(busy[0])
     output = _ended(job, code=0)
@@ -136,14 +109,14 @@ def test_what_the_job_prints_is_followed(finished):
 def test_the_same_command_again_finds_the_same_job(ray_cluster, finished):
     recipe, output = finished
     stages = [option for stage in STAGES for option in ("--stage", stage)]
-    again = _ended(_submit(ray_cluster, recipe, *stages), code=0)
+    again = _ended(ray_cluster.submit(recipe, *stages), code=0)
     assert again.splitlines()[0] == output.splitlines()[0]
-    listed = _ended(_submit(ray_cluster, "status"), code=0)
+    listed = _ended(ray_cluster.submit("status"), code=0)
     assert listed.count("SUCCEEDED") == 1
 
 
 def test_a_wrong_token_is_refused_in_one_sentence(ray_cluster, finished):
-    said = _ended(_submit(ray_cluster, finished[0], token="wrong"), code=2)
+    said = _ended(ray_cluster.submit(finished[0], token="wrong"), code=2)
     assert said.startswith("error:") and "refuses the token" in said and "Traceback" not in said
 
 
@@ -154,5 +127,5 @@ def test_storage_that_a_node_does_not_see_is_refused_by_the_job(ray_cluster, fin
     hidden = ("bwrap", "--dev-bind", "/", "/", "--tmpfs", str(storage), "--")
     ray_cluster.add_worker("--num-cpus=1", around=hidden)
     ray_cluster.wait_for_workers(3)
-    said = _ended(_submit(ray_cluster, recipe, "--stage", "ingest"), code=2)
+    said = _ended(ray_cluster.submit(recipe, "--stage", "ingest"), code=2)
     assert "does not see in" in " ".join(said.split())
