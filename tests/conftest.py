@@ -38,7 +38,8 @@ class RayCluster:
             "RAY_health_check_period_ms": "1000",
             "RAY_health_check_failure_threshold": "3",
         }
-        self.nodes: list[subprocess.Popen[bytes]] = []
+        self.head: subprocess.Popen[bytes] | None = None
+        self.workers: list[subprocess.Popen[bytes]] = []
 
     @property
     def address(self) -> str:
@@ -47,7 +48,7 @@ class RayCluster:
 
     def start_head(self) -> None:
         """Start the head and wait until its job server answers."""
-        self._start(
+        self.head = self._start(
             "--head",
             f"--port={self.gcs}",
             f"--dashboard-port={self.dashboard}",
@@ -66,7 +67,8 @@ class RayCluster:
 
     def add_worker(self, *options: str, around: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
         """Start a worker node, inside another command where one is given."""
-        return self._start(f"--address=127.0.0.1:{self.gcs}", *options, around=around)
+        self.workers.append(self._start(f"--address=127.0.0.1:{self.gcs}", *options, around=around))
+        return self.workers[-1]
 
     def wait_for_workers(self, number: int) -> None:
         """Wait until so many workers have joined."""
@@ -114,10 +116,16 @@ class RayCluster:
                     process.kill()
         node.wait()
 
+    def kill_all(self) -> None:
+        """End all nodes, workers first."""
+        for node in (*self.workers, self.head):
+            if node:
+                self.kill(node)
+        self.workers.clear()
+
     def stop(self) -> None:
-        """Kill what is left, workers first."""
-        for node in reversed(self.nodes):
-            self.kill(node)
+        """Kill what is left, and remove its files."""
+        self.kill_all()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _start(self, *options: str, around: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
@@ -132,11 +140,8 @@ class RayCluster:
             f"--dashboard-agent-listen-port={_free_port()}",
             *options,
         ]
-        log = (self.folder / f"node-{len(self.nodes)}.log").open("wb")
-        with log:
-            node = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
-        self.nodes.append(node)
-        return node
+        with (self.folder / "nodes.log").open("ab") as log:
+            return subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
 
 
 @pytest.fixture(scope="module")

@@ -47,6 +47,10 @@ def _check_whole(storage: Path) -> None:
 
 def _workers(cluster) -> list[subprocess.Popen[bytes]]:
     resources = '--resources={"sandbox": 4}'
+    for left in cluster.workers:
+        cluster.kill(left)
+    cluster.workers.clear()
+    cluster.wait_for_workers(0)
     workers = [cluster.add_worker("--num-cpus=12", resources) for _ in range(3)]
     cluster.wait_for_workers(3)
     return workers
@@ -81,14 +85,13 @@ def test_a_run_survives_the_loss_of_a_node_that_is_at_work(
 
 
 def test_a_run_goes_on_after_the_head_was_lost_and_the_job_submitted_again(ray_cluster, tmp_path):
-    workers = _workers(ray_cluster)
+    _workers(ray_cluster)
     recipe, storage = _recipe(tmp_path), tmp_path / "runs"
     command = (recipe, "--set", f"storage={storage}")
     job = ray_cluster.submit(*command)
     parts = storage / "store" / "responses"
     _wait(lambda: any(parts.rglob("*.parquet")), job)
-    for node in [ray_cluster.nodes[0], *workers]:
-        ray_cluster.kill(node)
+    ray_cluster.kill_all()
     job.kill()
     ray_cluster.start_head()
     _workers(ray_cluster)
