@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import aiohttp
 import httpx
 import ray
 from ray.exceptions import AuthenticationError
@@ -118,7 +119,7 @@ class JobServer:
                 written = asyncio.run(self._tail(name, written, write))
                 details = self._client.get_job_info(name)
                 gone_since = None
-            except (OSError, RuntimeError, httpx.HTTPError) as error:
+            except (OSError, RuntimeError, aiohttp.ClientError) as error:
                 gone_since = gone_since or time.monotonic()
                 if time.monotonic() - gone_since > HEAD_GONE_S:
                     raise CrucibleError(_no_answer(self.address, str(error))) from error

@@ -53,7 +53,7 @@ class RayCluster:
             f"--port={self.gcs}",
             f"--dashboard-port={self.dashboard}",
             f"--ray-client-server-port={self.client}",
-            f"--temp-dir={self.folder}",
+            f"--temp-dir={tempfile.mkdtemp(prefix='r', dir=self.folder)}",
             "--num-cpus=0",
         )
         headers = {"Authorization": f"Bearer {self.token}"}
