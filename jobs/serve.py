@@ -3,6 +3,7 @@
 import contextlib
 import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 
 import httpx
 import ray
@@ -39,7 +40,7 @@ def serve_recipe(recipe: Recipe, console: Console) -> None:
         start_serve(host=endpoint.host, port=endpoint.port, http=True)
         console.print(f"starting {', '.join(s.name for s in served)}")
         applications = {
-            **source_applications(recipe, planned.waves[0], holdings),
+            **source_applications(recipe, chain(*planned.waves), holdings),
             **reward_applications(recipe, holdings),
         }
         with serving(applications):
