@@ -41,7 +41,7 @@ def plan_recipe(recipe: Recipe, holdings: Holdings) -> Plan:
     models = [to_plan(served_source(s), works[s.name].left or 0) for s in sources]
     unfit = misfits([*models, target_model(recipe)], recipe.rewards, holdings, recipe.cluster)
     fitting = [m for m in models if m.name not in unfit]
-    if not fitting:
+    if models and not fitting:
         raise DoesNotFitError(next(iter(unfit.values())))
     rewards = {name: r for name, r in recipe.rewards.items() if name not in unfit}
     settings = recipe.cluster

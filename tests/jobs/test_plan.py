@@ -71,6 +71,20 @@ def test_prompts_of_local_files_are_counted_and_memory_decides_on_cpu():
     assert plan["waves"] == 2  # cluster.sources_at_once
 
 
+def test_a_recipe_whose_answers_are_all_imported_has_no_wave(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"q": "1?", "a": "1"}\n')
+    recipe = tmp_path / "found.yaml"
+    recipe.write_text(
+        "name: found\n"
+        f"storage: {tmp_path}/runs\n"
+        f"target: {{model: {ROOT}/rehearsal/models/target}}\n"
+        "sources: [{name: s, kind: imported, path: rows.jsonl, fields: {prompt: q, text: a}}]\n"
+        "datasets: [{name: d, path: rows.jsonl, domain: math, fields: {prompt: q}}]\n"
+    )
+    plan = _plan(recipe, "1x2xCPU-16GB")
+    assert (plan["waves"], plan["answers"], plan["misfits"]) == (0, 0, {})
+
+
 def test_the_table_shows_waves_totals_and_assumptions():
     command = ["plan", str(PUBLISHED), "--cluster", "1x8xH100-80GB"]
     done = CliRunner().invoke(app, command, env={"COLUMNS": "200"})
