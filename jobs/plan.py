@@ -62,14 +62,15 @@ def check_fit(recipe: Recipe, holdings: Holdings) -> None:
         check_workers(recipe, stage, holdings)
 
 
-def check_models(recipe: Recipe, holdings: Holdings) -> None:
-    """See that each source that is asked, the reward model and the target fit alone.
+def check_models(recipe: Recipe, holdings: Holdings, *, with_target: bool = True) -> None:
+    """See that each source that is asked, the reward models and the target fit alone.
 
     Raises:
         DoesNotFitError: the first that does not, and the nearest that would.
     """
     models = [to_plan(served_source(s), 0) for s in asked_sources(recipe)]
-    unfit = misfits([*models, target_model(recipe)], recipe.rewards, holdings, recipe.cluster)
+    target = [target_model(recipe)] if with_target else []
+    unfit = misfits([*models, *target], recipe.rewards, holdings, recipe.cluster)
     if unfit:
         raise DoesNotFitError(next(iter(unfit.values())))
 

@@ -158,7 +158,7 @@ def _check_fits(run: Run, stages: Sequence[str], holdings: Holdings) -> None:
     """Refuse before the first expensive step what would not run later."""
     recipe = run.recipe
     if "sample" in stages:
-        check_models(recipe, holdings)
+        check_models(recipe, holdings, with_target="evaluate" in stages)
     for stage in ("sft", "dpo"):
         if stage in stages:
             check_workers(recipe, stage, holdings)
