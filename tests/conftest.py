@@ -71,7 +71,7 @@ class RayCluster:
         return self.workers[-1]
 
     def wait_for_workers(self, number: int) -> None:
-        """Wait until so many workers have joined."""
+        """Wait until so many workers are alive."""
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
             if len(self.alive()) == number + 1:

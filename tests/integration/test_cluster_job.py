@@ -70,7 +70,6 @@ def finished(ray_cluster, tmp_path_factory):
     recipe = _write_inputs(tmp_path_factory.mktemp("job"))
     storage = recipe.parent / "runs"
     workers = [ray_cluster.add_worker("--num-cpus=2") for _ in range(3)]
-    ray_cluster.wait_for_workers(3)
     stages = [option for stage in STAGES for option in ("--stage", stage)]
     job = ray_cluster.submit(recipe, *stages)
     deadline = time.monotonic() + 300
@@ -126,6 +125,5 @@ def test_storage_that_a_node_does_not_see_is_refused_by_the_job(ray_cluster, fin
     storage = recipe.parent / "runs"
     hidden = ("bwrap", "--dev-bind", "/", "/", "--tmpfs", str(storage), "--")
     ray_cluster.add_worker("--num-cpus=1", around=hidden)
-    ray_cluster.wait_for_workers(3)
     said = _ended(ray_cluster.submit(recipe, "--stage", "ingest"), code=2)
     assert "does not see in" in " ".join(said.split())

@@ -51,9 +51,7 @@ def _workers(cluster) -> list[subprocess.Popen[bytes]]:
         cluster.kill(left)
     cluster.workers.clear()
     cluster.wait_for_workers(0)
-    workers = [cluster.add_worker("--num-cpus=12", resources) for _ in range(3)]
-    cluster.wait_for_workers(3)
-    return workers
+    return [cluster.add_worker("--num-cpus=12", resources) for _ in range(3)]
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,6 @@ def seen(ray_cluster, tmp_path_factory):
     recipe = _recipe(tmp_path_factory.mktemp("waves"))
     for _ in range(2):
         ray_cluster.add_worker("--num-cpus=4", "--num-gpus=4")
-    ray_cluster.wait_for_workers(2)
     out = recipe.parent / "seen.json"
     script = Path(__file__).with_name("waves_run.py")
     environment = {
