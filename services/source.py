@@ -81,7 +81,7 @@ def source_application(served: Served, *, on_cpu: bool, threads: int) -> serve.A
         "engine_kwargs": engine_arguments(served, on_cpu=on_cpu),
         "placement_group_config": {"bundles": bundles},
         "runtime_env": environment,
-        "log_engine_metrics": False,
+        "log_engine_metrics": not on_cpu,
     }
     deployment = serve.deployment(
         SourceReplica,
