@@ -3,6 +3,9 @@
 import os
 import sys
 from pathlib import Path
+from typing import Literal
+
+from fusion.errors import BadInputError
 
 QUIET = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -41,6 +44,23 @@ def engine_environment(*, on_cpu: bool, threads: int) -> dict[str, str]:
     if not on_cpu:
         return dict(QUIET)
     return {**QUIET, **CPU_ENGINE, "OMP_NUM_THREADS": str(threads)}
+
+
+def isolator() -> Literal["bubblewrap", "pod"]:
+    """What keeps programs in on this node: bubblewrap, unless the node's pod says it is itself.
+
+    Raises:
+        BadInputError: the environment names another.
+    """
+    match os.environ.get("CRUCIBLE_ISOLATOR", "bubblewrap"):
+        case "bubblewrap":
+            return "bubblewrap"
+        case "pod":
+            return "pod"
+        case other:
+            raise BadInputError(
+                f"CRUCIBLE_ISOLATOR is {other!r} on this node; set it to bubblewrap or pod."
+            )
 
 
 def ray_address() -> str | None:

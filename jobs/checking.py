@@ -1,5 +1,6 @@
 """Verdicts: answers checked against gold or tests, code where there is a sandbox."""
 
+from dataclasses import replace
 from typing import Any
 
 import polars as pl
@@ -7,6 +8,7 @@ import pyarrow as pa
 import ray
 
 from cluster.connection import Holdings
+from cluster.settings import isolator
 from fusion.errors import CrucibleError
 from fusion.recipe import Recipe
 from fusion.run import Run
@@ -28,7 +30,8 @@ def score_verdicts(run: Run, missing: pl.DataFrame, holdings: Holdings) -> None:
                 rows,
                 _Check,
                 concurrency=holdings.sandbox_nodes if has_code else holdings.nodes,
-                num_cpus=1,
+                # A pod that is a sandbox has no CPU slots, so that nothing else is sent there.
+                num_cpus=0 if has_code else 1,
                 resources={"sandbox": 1.0} if has_code else {},
                 fn_constructor_args=[limits(run.recipe.verification)],
             )
@@ -38,7 +41,7 @@ class _Check:
     """Runs the verifiers, whose processes it keeps between batches."""
 
     def __init__(self, bounds: Limits) -> None:
-        self._verifiers = Verifiers(bounds)
+        self._verifiers = Verifiers(replace(bounds, isolator=isolator()))
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         rows = batch.to_pylist()
@@ -79,11 +82,11 @@ def check_sandbox(recipe: Recipe, holdings: Holdings) -> None:
 
     def run_probe() -> str | None:
         try:
-            outcome = Verifiers(bounds).verify([probe])[0]
+            outcome = Verifiers(replace(bounds, isolator=isolator())).verify([probe])[0]
         except CrucibleError as error:
             return str(error)
         is_right = isinstance(outcome, Verdict) and outcome.correct
         return None if is_right else f"The sandbox failed its probe: {outcome}."
 
-    if fault := ray.get(ray.remote(resources={"sandbox": 1})(run_probe).remote()):
+    if fault := ray.get(ray.remote(num_cpus=0, resources={"sandbox": 1})(run_probe).remote()):
         raise CrucibleError(fault)

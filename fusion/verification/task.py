@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass, field
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,13 @@ class Malformed:
 
 @dataclass(frozen=True)
 class Limits:
-    """What one check may use, and how many run side by side.
+    """What one check may use, and how many run side by side; what keeps programs in.
 
     Memory holds for each process and for the whole tree of a program; a file limit holds for
     each file and for all files together.
     """
 
+    isolator: Literal["bubblewrap", "pod"] = "bubblewrap"
     code_timeout_s: float = 10
     code_memory_mib: int = 512
     code_processes: int = 16

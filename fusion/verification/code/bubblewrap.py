@@ -8,113 +8,47 @@ sandbox started by root maps a second, unprivileged user and the program runs as
 import contextlib
 import functools
 import json
-import marshal
 import os
-import secrets
 import select
 import selectors
 import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from importlib import resources
 from io import FileIO
 from pathlib import Path
 from time import monotonic
 
 from fusion.verification.code import seccomp
-from fusion.verification.code.interpreter import Interpreter, find_interpreter
-from fusion.verification.code.isolator import Ending, IsolatorError, Outcome, Program
+from fusion.verification.code.isolator import IsolatorError
+from fusion.verification.code.runner import MIB, START_TIMEOUT_S, Runner, Sandbox, pipe
 from fusion.verification.code.tree import resident_bytes
-from fusion.verification.task import Limits
 
 _NOBODY = 65534  # the overflow user: owns no file and no process
-_MIB = 1 << 20
-_TICK_S = 0.1  # between two looks at the memory of the whole tree
-_START_TIMEOUT_S = 30.0
 _END_TIMEOUT_S = 10.0
-_MAX_REPORT = 4096
-_ADVICE = (
-    "install bubblewrap (apt-get install bubblewrap) on a Linux machine that allows user "
-    "namespaces, or send code to nodes that have them (Ray resource `sandbox`)"
-)
 
 
-@dataclass
-class _Sandbox:
-    """One running bubblewrap with the host's ends of its pipes."""
-
-    process: subprocess.Popen[bytes]
-    init_pid: int
-    report: FileIO
-    said: bytes = b""
-    output: bytes = b""
-
-
-@dataclass(frozen=True)
-class Bubblewrap:
+class Bubblewrap(Runner):
     """Runs programs under bubblewrap; safe to use from several threads."""
 
-    limits: Limits
-    _harness: str = field(
-        default_factory=lambda: resources.files(__package__).joinpath("harness.py").read_text()
-    )
+    @property
+    def name(self) -> str:
+        """What makes the sandbox, for messages."""
+        return "bubblewrap"
 
-    def available(self) -> str | None:
-        """None if a harmless program passes in a sandbox here, else why not and what to do."""
-        return self._hindrance
-
-    def run(self, program: Program) -> Outcome:
-        """Runs a program once; a sandbox that fails to start is tried a second time.
-
-        Raises:
-            IsolatorError: the sandbox failed to start twice.
-        """
-        with contextlib.suppress(IsolatorError):
-            return self._run_once(program)
-        return self._run_once(program)
-
-    @functools.cached_property
-    def _hindrance(self) -> str | None:
-        if shutil.which("bwrap") is None:
-            return f"code cannot be checked here, as no isolator is installed: {_ADVICE}"
-        if not seccomp.is_known_machine():
-            return f"code cannot be checked on this kind of processor: {_ADVICE} (x86-64 or Arm64)"
-        tests = marshal.dumps(compile("assert one() == 1", "tests.py", "exec"))
-        # The trial may come while a machine starts a hundred workers: it gets time enough.
-        patient = replace(self, limits=replace(self.limits, code_timeout_s=_START_TIMEOUT_S))
-        try:
-            outcome = patient.run(Program("def one(): return 1", tests, "one"))
-        except (IsolatorError, OSError) as error:
-            return f"code cannot be checked here, as bubblewrap fails ({error}): {_ADVICE}"
-        if outcome.ending is not Ending.PASSED:
-            return (
-                "code cannot be checked here, as a harmless program ends with "
-                f"{outcome.ending.value} in the sandbox: raise the limits of verification.code"
-            )
-        return None
-
-    @functools.cached_property
-    def _interpreter(self) -> Interpreter:
-        return find_interpreter()
-
-    def _run_once(self, program: Program) -> Outcome:
-        start = monotonic()
-        secret = secrets.token_bytes(32)
-        with self._sandbox() as sandbox:
-            ending = self._watch(sandbox, self._payload(program, secret), secret)
-            return Outcome(ending, sandbox.output, monotonic() - start)
+    def missing(self) -> str | None:
+        """What this machine lacks to make a sandbox, None if nothing is known to be missing."""
+        return None if shutil.which("bwrap") else "no isolator is installed"
 
     @contextlib.contextmanager
-    def _sandbox(self) -> Iterator[_Sandbox]:
+    def sandbox(self) -> Iterator[Sandbox]:
         """A started sandbox; every process in it is dead when the context ends."""
         is_root = os.geteuid() == 0
         with contextlib.ExitStack() as stack:
-            report, report_in = _pipe(stack)
-            info, info_in = _pipe(stack)
-            go, go_in = _pipe(stack)
-            rules, rules_in = _pipe(stack)
+            report, report_in = pipe(stack)
+            info, info_in = pipe(stack)
+            go, go_in = pipe(stack)
+            rules, rules_in = pipe(stack)
             rules_in.write(seccomp.filter_program())
             rules_in.close()
             handed = [end.fileno() for end in (report_in, info_in, go, rules)]
@@ -137,11 +71,12 @@ class Bubblewrap:
             if is_root:
                 _map_users(init_pid)
             go_in.write(b"1")
-            yield _Sandbox(process, init_pid, report)
+            uid = _NOBODY if is_root else 0
+            yield Sandbox(process, report, uid, functools.partial(resident_bytes, init_pid))
 
     def _command(self, is_root: bool, report: int, info: int, go: int, rules: int) -> list[str]:
-        python = self._interpreter
-        tmp_bytes = self.limits.code_file_mib * _MIB
+        python = self.python
+        tmp_bytes = self.limits.code_file_mib * MIB
         command = ["bwrap", "--unshare-user", "--unshare-all", "--die-with-parent"]
         command += ["--new-session", "--clearenv", "--hostname", "sandbox", "--cap-drop", "ALL"]
         if is_root:
@@ -162,102 +97,14 @@ class Bubblewrap:
         for device in ("/dev/null", "/dev/urandom"):
             command += ["--dev-bind", device, device]
         command += ["--perms", "1777", "--size", str(tmp_bytes), "--tmpfs", "/tmp"]
-        command += ["--remount-ro", "/", "--chdir", "/tmp", "--", python.executable]
-        flags = ["-I", "-S", "-E", "-B", "-X", "utf8", "-c"]
-        return [*command, *flags, self._harness, str(report), python.stdlib]
-
-    def _payload(self, program: Program, secret: bytes) -> bytes:
-        limits = (
-            self.limits.code_memory_mib * _MIB,
-            self.limits.code_processes,
-            int(self.limits.code_timeout_s) + 1,
-            self.limits.code_file_mib * _MIB,
-        )
-        uid = _NOBODY if os.geteuid() == 0 else 0
-        parts = (program.source, program.tests, program.entry_point, limits, uid, secret)
-        return marshal.dumps(parts)
-
-    def _watch(self, sandbox: _Sandbox, payload: bytes, secret: bytes) -> Ending:
-        """Feeds the sandbox, collects what it says and ends at the first of word, limit, death."""
-        stdin, stdout = sandbox.process.stdin, sandbox.process.stdout
-        assert stdin is not None
-        assert stdout is not None
-        deadline = monotonic() + self.limits.code_timeout_s
-        next_look = monotonic() + _TICK_S
-        with selectors.DefaultSelector() as selector:
-            os.set_blocking(stdin.fileno(), False)
-            selector.register(stdin, selectors.EVENT_WRITE)
-            selector.register(stdout, selectors.EVENT_READ)
-            selector.register(sandbox.report, selectors.EVENT_READ)
-            while (now := monotonic()) < deadline:
-                if now >= next_look:
-                    next_look = now + _TICK_S
-                    if self._is_over_memory(sandbox):
-                        return Ending.MEMORY
-                for key, _ in selector.select(min(deadline, next_look) - now):
-                    if key.fileobj is stdin:
-                        payload = _feed(stdin.fileno(), payload)
-                        if not payload:
-                            selector.unregister(stdin)
-                            stdin.close()
-                    elif key.fileobj is stdout:
-                        if not self._collect_output(sandbox, stdout.fileno()):
-                            selector.unregister(stdout)
-                    elif ending := _collect_report(sandbox, secret):
-                        return ending
-        return Ending.TIMEOUT
-
-    def _is_over_memory(self, sandbox: _Sandbox) -> bool:
-        return resident_bytes(sandbox.init_pid) > self.limits.code_memory_mib * _MIB
-
-    def _collect_output(self, sandbox: _Sandbox, descriptor: int) -> bool:
-        """Keeps output up to its limit and drops the rest; False at its end."""
-        piece = os.read(descriptor, 1 << 16)
-        left = self.limits.code_output_kib * 1024 - len(sandbox.output)
-        sandbox.output += piece[: max(0, left)]
-        return bool(piece)
-
-
-_WORDS = {
-    ending.value.encode(): ending
-    for ending in Ending
-    if ending not in (Ending.PASSED, Ending.TIMEOUT)
-}
-
-
-def _collect_report(sandbox: _Sandbox, secret: bytes) -> Ending | None:
-    """What the harness says, if it has said it: the secret for a pass, a word for a failure.
-
-    The program can forge the words, which only makes it fail.
-    """
-    piece = sandbox.report.read(_MAX_REPORT)
-    sandbox.said += piece
-    if secret in sandbox.said:
-        return Ending.PASSED
-    for line in sandbox.said.split(b"\n")[:-1]:
-        if line in _WORDS:
-            return _WORDS[line]
-    if piece and len(sandbox.said) < _MAX_REPORT:
-        return None
-    if b"\nstarted\n" not in sandbox.said:
-        message = sandbox.output.decode(errors="replace").strip()[-300:]
-        raise IsolatorError(message or "the sandbox ended before the program began")
-    return Ending.EXITED
-
-
-def _feed(descriptor: int, payload: bytes) -> bytes:
-    try:
-        return payload[os.write(descriptor, payload[:65536]) :]
-    except BlockingIOError:
-        return payload
-    except BrokenPipeError:  # the sandbox is gone: its report ends as well
-        return b""
+        command += ["--remount-ro", "/", "--chdir", "/tmp", "--"]
+        return [*command, *self.interpret(report)]
 
 
 def _read_init_pid(info: FileIO, process: subprocess.Popen[bytes]) -> int:
     """The host's id of the sandbox's first process, from what bubblewrap tells of itself."""
     said = b""
-    deadline = monotonic() + _START_TIMEOUT_S
+    deadline = monotonic() + START_TIMEOUT_S
     with selectors.DefaultSelector() as selector:
         selector.register(info, selectors.EVENT_READ)
         while b"}" not in said:
@@ -287,8 +134,3 @@ def _kill(init: FileIO) -> None:
     with contextlib.suppress(ProcessLookupError):
         signal.pidfd_send_signal(init.fileno(), signal.SIGKILL)
     select.select([init], [], [], _END_TIMEOUT_S)
-
-
-def _pipe(stack: contextlib.ExitStack) -> tuple[FileIO, FileIO]:
-    out, into = os.pipe()
-    return stack.enter_context(FileIO(out, "r")), stack.enter_context(FileIO(into, "w"))

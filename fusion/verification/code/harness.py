@@ -5,7 +5,7 @@ code can reach. The proof is therefore a secret that no Python object in reach r
 bound into a call that only C frames hold (`list(map(call, steps))`), and C makes that call only
 after the tests returned. Exits, handlers, patched builtins and forged prints never get there;
 what walks the heap or moves a frame (gc, ctypes, tracing) is denied by an audit hook, which cannot
-be removed. /proc is absent, and so are the extension modules that read raw memory.
+be removed. /proc is absent or closed, and so are the extension modules that read raw memory.
 
 This file is passed as text to `python -c` and imports nothing but builtin or tiny modules.
 """
@@ -48,6 +48,15 @@ def deny(prefix: str, starts_with: Any, contains: Any, event: str, args: Any) ->
     is_extension = event == "import" and args[1] is not None
     if is_extension and (contains(args[1], "..") or not starts_with(args[1], prefix)):
         raise PermissionError(event)
+    # The interpreter's modules for raw memory, where no mount hides them.
+    if is_extension and (
+        contains(args[1], "/_ctypes")
+        or contains(args[1], "/_test")
+        or contains(args[1], "/_xxsubinterpreters")
+        or contains(args[1], "/_interpreters")
+        or contains(args[1], "-packages/")
+    ):
+        raise ImportError(event)
 
 
 def plain(value: Any, depth: int = 0) -> Any:

@@ -48,8 +48,14 @@ _EVERYWHERE = {
     "pidfd_getfd": 438, "process_madvise": 440, "mount_setattr": 442, "memfd_secret": 447,
 }  # fmt: skip
 _CLONE3 = 435
-# AUDIT_ARCH_*, the table of numbers, and the number of clone.
-_MACHINES = {"x86_64": (0xC000003E, _X86_64, 56), "aarch64": (0xC00000B7, _AARCH64, 220)}
+# Where no namespace does it, this denies the network and leaving the process group.
+_X86_64_CONFINED = {"socket": 41, "setpgid": 109, "setsid": 112}
+_AARCH64_CONFINED = {"socket": 198, "setpgid": 154, "setsid": 157}
+# AUDIT_ARCH_*, the tables of numbers, and the number of clone.
+_MACHINES = {
+    "x86_64": (0xC000003E, _X86_64, _X86_64_CONFINED, 56),
+    "aarch64": (0xC00000B7, _AARCH64, _AARCH64_CONFINED, 220),
+}
 
 
 def is_known_machine() -> bool:
@@ -57,14 +63,16 @@ def is_known_machine() -> bool:
     return platform.machine() in _MACHINES
 
 
-def filter_program() -> bytes:
+def filter_program(*, confined: bool = False) -> bytes:
     """The filter as an array of `struct sock_filter`, as `bwrap --seccomp` takes it.
+
+    `confined` denies as well what a sandbox of namespaces has no need to deny.
 
     clone3 reports "not implemented", so that the C library falls back to clone, whose flags a
     filter can read.
     """
-    architecture, table, clone = _MACHINES[platform.machine()]
-    denied = sorted([*table.values(), *_EVERYWHERE.values()])
+    architecture, table, more, clone = _MACHINES[platform.machine()]
+    denied = sorted([*table.values(), *_EVERYWHERE.values(), *(more.values() if confined else ())])
     program = [
         _step(_LOAD, _ARCHITECTURE_AT),
         _step(_IF_EQUAL, architecture, yes=1),

@@ -1,4 +1,4 @@
-"""Reads from /proc what a tree of processes holds."""
+"""Reads from /proc what a tree or a group of processes holds."""
 
 import os
 from pathlib import Path
@@ -13,10 +13,28 @@ def resident_bytes(root: int) -> int:
     while waiting:
         pid = waiting.pop()
         try:
-            _, resident, shared, *_ = Path(f"/proc/{pid}/statm").read_text().split()
+            total += _private_bytes(pid)
             for thread in Path(f"/proc/{pid}/task").iterdir():
                 waiting += map(int, (thread / "children").read_text().split())
         except OSError:
             continue
-        total += (int(resident) - int(shared)) * _PAGE_BYTES
     return total
+
+
+def group_bytes(group: int) -> int:
+    """Private memory of all processes of a process group."""
+    total = 0
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            # The name in parentheses may hold spaces; the group is the third field behind it.
+            fields = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()
+            if int(fields[2]) == group:
+                total += _private_bytes(int(name))
+        except OSError:
+            continue
+    return total
+
+
+def _private_bytes(pid: int) -> int:
+    _, resident, shared, *_ = Path(f"/proc/{pid}/statm").read_text().split()
+    return (int(resident) - int(shared)) * _PAGE_BYTES

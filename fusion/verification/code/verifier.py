@@ -6,8 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 from fusion.verification.code.bubblewrap import Bubblewrap
 from fusion.verification.code.isolator import Ending, Isolator, IsolatorError, Program
+from fusion.verification.code.pod import Pod
 from fusion.verification.code.program import compile_tests, prepare
 from fusion.verification.task import Limits, Malformed, Task, Verdict
+
+ISOLATORS = {"bubblewrap": Bubblewrap, "pod": Pod}
 
 
 class CodeVerifier:
@@ -17,7 +20,7 @@ class CodeVerifier:
 
     def __init__(self, limits: Limits, isolator: Isolator | None = None) -> None:
         self._workers = limits.workers
-        self._isolator = isolator or Bubblewrap(limits)
+        self._isolator = isolator or ISOLATORS[limits.isolator](limits)
 
     def verify(self, tasks: Sequence[Task]) -> list[Verdict | Malformed]:
         """Judges every task, in order.
