@@ -1,5 +1,6 @@
 """The RayJob's entrypoint and runtime environment, run by `ray job submit` on one node."""
 
+import contextlib
 import json
 import os
 import secrets
@@ -27,6 +28,7 @@ from tests.cluster.kuberay.rendered import (
     overlay,
     recipe_file,
 )
+from tests.docker.image import stages
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -37,6 +39,7 @@ RAY = str(Path(sys.executable).parent / "ray")
 class Head:
     """A Ray head on this machine that asks for a token."""
 
+    address: str
     dashboard: str
     agent_port: int
     environment: dict[str, str]
@@ -55,7 +58,7 @@ def _free_ports(count: int) -> list[int]:
 @pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
     """A head started as KubeRay starts one, on ports of its own."""
-    gcs, dashboard, agent, metrics = _free_ports(4)
+    gcs, dashboard, agent, metrics, client = _free_ports(5)
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
         "RAY_AUTH_MODE": "token",
@@ -68,18 +71,23 @@ def head() -> Iterator[Head]:
     ) as folder:  # sockets want short paths
         command = [RAY, "start", "--head", "--block", f"--port={gcs}", "--num-cpus=4"]
         command += [f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"]
-        command += [f"--metrics-export-port={metrics}", "--ray-client-server-port=0"]
+        command += [f"--metrics-export-port={metrics}", f"--ray-client-server-port={client}"]
         command += [f"--temp-dir={folder}", "--disable-usage-stats"]
         with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as started:
             try:
-                address = f"http://127.0.0.1:{dashboard}"
-                _wait_until_up(started, f"{address}/api/gcs_healthz")
-                yield Head(address, agent, environment)
+                api = f"http://127.0.0.1:{dashboard}"
+                _wait_until_up(started, f"{api}/api/gcs_healthz")
+                yield Head(f"127.0.0.1:{gcs}", api, agent, environment)
             finally:
-                tree = [psutil.Process(started.pid)]
-                tree += tree[0].children(recursive=True)
-                for process in tree:
-                    process.kill() if process.is_running() else None
+                _kill_tree(started)
+
+
+def _kill_tree(started: subprocess.Popen[bytes]) -> None:
+    if started.poll() is None:
+        first = psutil.Process(started.pid)
+        for process in [first, *first.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 def _wait_until_up(started: subprocess.Popen[bytes], address: str) -> None:
@@ -144,3 +152,12 @@ def test_probes_of_the_manifests_answer_without_the_token_and_the_job_api_does_n
     for path in probes:
         assert httpx.get(f"http://127.0.0.1:{head.agent_port}{path}").status_code == 200
     assert httpx.get(f"{head.dashboard}/api/jobs/").status_code == 401
+
+
+def test_the_image_s_health_check_passes_with_the_token_and_fails_with_another(head):
+    (check,) = [i for i in stages()["cpu"] if i.name == "HEALTHCHECK"]
+    assert check.words[0] == "ray"
+    environment = {**head.environment, "RAY_ADDRESS": head.address}
+    assert subprocess.run([RAY, *check.words[1:]], env=environment).returncode == 0
+    wrong = {**environment, "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    assert subprocess.run([RAY, *check.words[1:]], env=wrong).returncode != 0
