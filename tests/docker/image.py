@@ -59,10 +59,6 @@ def _is_sent(path: PurePosixPath, rules: list[str]) -> bool:
     for rule in rules:
         pattern = rule.removeprefix("!")
         shapes = [pattern, pattern.removeprefix("**/")]
-        if any(
-            fnmatchcase(name, shape) and "/" not in name.replace(shape, "")
-            for name in names
-            for shape in shapes
-        ):
+        if any(fnmatchcase(name, shape) for name in names for shape in shapes):
             is_sent = rule.startswith("!")
     return is_sent
