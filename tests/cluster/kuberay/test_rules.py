@@ -213,6 +213,17 @@ def test_budgets_count_pods_as_kuberay_s_pods_have_no_scale(name):
 
 
 @ALL
+def test_no_field_has_a_rule_that_only_a_cluster_evaluates(name):
+    # The fields of the CRDs that carry rules in CEL, which JSON Schema cannot express.
+    with_rules = {"managedBy", "deletionStrategy", "backend"}
+    assert not with_rules & set(re.findall(r"(\w+):", yaml.safe_dump(_ray_objects(name))))
+
+
+def _ray_objects(name: str) -> list[Object]:
+    return [item for item in overlay(name) if item["apiVersion"] == "ray.io/v1"]
+
+
+@ALL
 def test_the_job_s_cluster_goes_when_it_is_over_and_its_runtime_environment_is_one(name):
     job = only(overlay(name), "RayJob")["spec"]
     assert job["shutdownAfterJobFinishes"] is True

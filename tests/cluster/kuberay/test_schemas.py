@@ -14,7 +14,7 @@ from tests.cluster.kuberay.schemas import faults
 
 # Maps whose keys the user chooses; what may stand in them is checked where they are used.
 FREE = {
-    "annotations", "args", "data", "labels", "limits", "matchLabels", "metadata", "nodeSelector",
+    "annotations", "args", "data", "labels", "limits", "matchLabels", "nodeSelector",
     "rayStartParams", "requests", "resources", "selector",
 }  # fmt: skip
 WITHOUT_SCHEMA = {"PodMonitor"}
