@@ -278,3 +278,26 @@ def _with_component(folder: Path, component: str) -> list[Object]:
     }
     (own / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
     return render(own)
+
+
+def _component(item: Object) -> str:
+    return item["metadata"]["labels"]["app.kubernetes.io/component"]
+
+
+@ALL
+@pytest.mark.parametrize("component", ["endpoint", "run", "work"])
+def test_a_part_that_is_applied_alone_has_all_it_mounts(name, component):
+    applied = [item for item in overlay(name) if _component(item) in ("shared", component)]
+    there = {(item["kind"], item["metadata"]["name"]) for item in applied}
+    templates = list(pod_templates(applied))
+    assert {t["metadata"]["labels"].get("app.kubernetes.io/component") for t in templates} <= {
+        component,
+        None,
+    }
+    for template in templates:
+        for volume in template["spec"].get("volumes", []):
+            if "configMap" in volume:
+                assert ("ConfigMap", volume["configMap"]["name"]) in there
+            if "persistentVolumeClaim" in volume:
+                claim = volume["persistentVolumeClaim"]["claimName"]
+                assert ("PersistentVolumeClaim", claim) in there
