@@ -2,7 +2,7 @@
 
 The pod keeps programs from the machine. What this keeps from them is the rest of the pod, Ray and
 its token: each program runs as a user of its own, with a system-call filter that denies the
-network, and can write no byte to a file. It sees the files of the image, but none of a secret.
+network, and can write no byte to a file. It sees the files of the image and Ray's logs, no secret.
 Only a pod that says so is used in this way; nothing falls back to it.
 """
 
