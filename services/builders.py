@@ -46,7 +46,7 @@ def source(arguments: SourceArguments) -> serve.Application:
             f"name one of {', '.join(models)}."
         )
     found = models[arguments.source]
-    served = Served(found.name, str(found.model), found.revision, found.engine, found.replicas)
+    served = Served(found.name, str(found.model), found.revision, found.engine, found.replicas or 1)
     return source_application(served, on_cpu=_on_cpu(recipe), threads=arguments.threads)
 
 
@@ -57,9 +57,10 @@ def reward(arguments: Arguments) -> serve.Application:
         BadInputError: the recipe has none, or does not say where its models run.
     """
     recipe = _load(arguments)
-    if recipe.reward is None:
+    if recipe.reward is None or not recipe.reward.served_model:
         raise BadInputError(
-            f"{arguments.recipe} has no reward model; remove its application from the Serve config."
+            f"{arguments.recipe} has no reward model to serve; remove its application from the "
+            "Serve config."
         )
     return reward_application(recipe.reward, on_cpu=_on_cpu(recipe), threads=arguments.threads)
 

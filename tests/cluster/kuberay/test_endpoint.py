@@ -1,18 +1,18 @@
 """The kind overlay's Serve config, deployed on a cluster of one node: the endpoint answers."""
 
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 import yaml
 
-from tests.cluster.kuberay.head import Head, free_ports, running_head
-from tests.cluster.kuberay.rendered import Object, only, overlay, recipe_file
+from tests.cluster.kuberay.rendered import ROOT, Object, only, overlay, recipe_file
 
 pytestmark = [pytest.mark.integration, pytest.mark.soak, pytest.mark.timeout(900)]
 
@@ -21,43 +21,46 @@ SERVE = str(Path(sys.executable).parent / "serve")
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A deployed endpoint."""
+    """A deployed endpoint, and the cluster that it is on."""
 
-    head: Head
+    cluster: Any
     address: str
 
 
 @pytest.fixture(scope="module")
-def endpoint(tmp_path_factory) -> Iterator[Endpoint]:
+def endpoint(ray_cluster, tmp_path_factory) -> Endpoint:
     folder = tmp_path_factory.mktemp("endpoint")
-    (port,) = free_ports(1)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
     config = yaml.safe_load(only(overlay("kind"), "RayService")["spec"]["serveConfigV2"])
     config["http_options"] = {"host": "127.0.0.1", "port": port}
+    config["proxy_location"] = "HeadOnly"  # both nodes have this machine's ports
     recipe = recipe_file(overlay("kind"), folder)
     recipe.write_text(recipe.read_text().replace("/storage/", f"{folder}/"))
     for application in config["applications"]:
         application["args"]["recipe"] = str(recipe)
+        application["runtime_env"] = {"env_vars": {"PYTHONPATH": str(ROOT)}}
     file = folder / "serve.yaml"
     file.write_text(yaml.safe_dump(config))
-    with running_head(cpus=32) as head:
-        command = [SERVE, "deploy", "--address", head.dashboard, str(file)]
-        subprocess.run(command, env=head.environment, check=True)
-        _wait_until_running(head)
-        yield Endpoint(head, f"http://127.0.0.1:{port}")
+    ray_cluster.add_worker("--num-cpus=32")
+    ray_cluster.wait_for_workers(1)
+    command = [SERVE, "deploy", "--address", ray_cluster.address, str(file)]
+    subprocess.run(command, env=ray_cluster.environment, check=True)
+    _wait_until_running(ray_cluster)
+    return Endpoint(ray_cluster, f"http://127.0.0.1:{port}")
 
 
-def _applications(head: Head) -> dict[str, Object]:
-    token = head.environment["RAY_AUTH_TOKEN"]
-    reply = httpx.get(
-        f"{head.dashboard}/api/serve/applications/", headers={"Authorization": f"Bearer {token}"}
-    )
+def _applications(cluster: Any) -> dict[str, Object]:
+    headers = {"Authorization": f"Bearer {cluster.token}"}
+    reply = httpx.get(f"{cluster.address}/api/serve/applications/", headers=headers)
     return reply.raise_for_status().json()["applications"]
 
 
-def _wait_until_running(head: Head) -> None:
+def _wait_until_running(cluster: Any) -> None:
     deadline = time.monotonic() + 600
     while time.monotonic() < deadline:
-        applications = _applications(head)
+        applications = _applications(cluster)
         states = {name: each["status"] for name, each in applications.items()}
         if set(states.values()) == {"RUNNING"}:
             return
@@ -82,5 +85,5 @@ def test_gateway_lists_the_source_and_answers_from_it(endpoint):
 
 
 def test_only_the_gateway_has_a_route(endpoint):
-    routes = {name: each["route_prefix"] for name, each in _applications(endpoint.head).items()}
+    routes = {name: each["route_prefix"] for name, each in _applications(endpoint.cluster).items()}
     assert {name for name, route in routes.items() if route} == {"gateway"}

@@ -111,9 +111,13 @@ def test_a_recipe_that_leaves_the_accelerator_open_is_refused(tmp_path):
             build(Arguments(recipe=recipe))
 
 
-def test_a_recipe_without_a_reward_model_has_no_application_for_it(tmp_path):
-    recipe = _rehearsal(tmp_path, reward=None)
-    with pytest.raises(BadInputError, match="no reward model"):
+@pytest.mark.parametrize("reward_section", [None, {"kind": "constant", "value": 1.0}])
+def test_a_recipe_without_a_reward_model_has_no_application_for_it(tmp_path, reward_section):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        yaml.safe_dump({**yaml.safe_load(REHEARSAL.read_text()), "reward": reward_section})
+    )
+    with pytest.raises(BadInputError, match="no reward model to serve"):
         reward(Arguments(recipe=recipe))
 
 
