@@ -55,6 +55,11 @@ class Run:
         """The manifest a stage writes last."""
         return self.folder / "manifests" / f"{stage}.json"
 
+    @property
+    def ingest_log(self) -> Location:
+        """JSON lines, one a prompt that was dropped for its likeness to another."""
+        return self.folder / "logs" / "ingest.jsonl"
+
     def training_log(self, stage: str) -> Location:
         """JSON lines, one a logged training step of sft or dpo."""
         return self.folder / "logs" / f"{stage}.jsonl"

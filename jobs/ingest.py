@@ -1,5 +1,6 @@
 """The stage ingest: the recipe's data sets to the prompts table."""
 
+import json
 from dataclasses import asdict
 
 import polars as pl
@@ -44,6 +45,8 @@ def _write(run: Run, table: Table, ingested: Ingested) -> None:
     quarantine = run.quarantine(STAGE)
     quarantine.location.delete()  # rows of earlier inputs
     quarantine.append(ingested.quarantined)
+    lines = [json.dumps(asdict(match), ensure_ascii=False) + "\n" for match in ingested.matches]
+    run.ingest_log.write_text("".join(lines))
 
 
 def _total(by_dataset: dict[str, DatasetCounts]) -> Counts:

@@ -1,16 +1,12 @@
 """Files and hub data sets to prompts, and answers sampled elsewhere to responses."""
 
 from fusion.ingest.answers import AnswerMapping, ImportedAnswers, import_answers, map_answers
-from fusion.ingest.prompts import (
-    DatasetCounts,
-    Ingested,
-    PromptMapping,
-    ingest_datasets,
-    ingest_key,
-    map_rows,
-)
+from fusion.ingest.ingest import Ingested, ingest_datasets, ingest_key
+from fusion.ingest.matches import Match
+from fusion.ingest.prompts import PromptMapping, map_rows
 from fusion.ingest.reading import DataPath, check_data_path, read_rows
 from fusion.ingest.rewards import import_rewards
+from fusion.ingest.rows import DatasetCounts
 
 __all__ = [
     "AnswerMapping",
@@ -18,6 +14,7 @@ __all__ = [
     "DatasetCounts",
     "ImportedAnswers",
     "Ingested",
+    "Match",
     "PromptMapping",
     "check_data_path",
     "import_answers",

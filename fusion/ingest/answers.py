@@ -12,9 +12,16 @@ import pyarrow as pa
 from fusion.errors import BadInputError
 from fusion.identity import prompt_id, response_id
 from fusion.ingest.fields import PathWatch, checked_text, parse_field, paths_of, text_of
-from fusion.ingest.prompts import DatasetCounts, read_messages
+from fusion.ingest.prompts import read_messages
 from fusion.ingest.reading import DataPath, Read, read_rows
-from fusion.ingest.rows import Malformed, Row, RowError, check_share, quarantine_rows
+from fusion.ingest.rows import (
+    DatasetCounts,
+    Malformed,
+    Row,
+    RowError,
+    check_share,
+    quarantine_rows,
+)
 from fusion.recipe import Source
 from fusion.records import RESPONSES
 

@@ -1,14 +1,10 @@
-"""Rows of the data sets to rows of the prompts table, every row accounted for."""
+"""How the rows of a data set become rows of the prompts table."""
 
 import itertools
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
-import pyarrow as pa
-
-from fusion.identity import content_hash, dedupe_key, prompt_id
+from fusion.identity import dedupe_key, prompt_id
 from fusion.ingest.conversation import Message, history, marked_turns, user_turn
 from fusion.ingest.fields import (
     Field,
@@ -20,117 +16,13 @@ from fusion.ingest.fields import (
     paths_of,
     text_of,
 )
-from fusion.ingest.reading import DataPath, Read, read_rows
-from fusion.ingest.rows import Malformed, Row, RowError, check_share, quarantine_rows
-from fusion.recipe import Dataset, Recipe
-from fusion.records import PROMPTS
+from fusion.ingest.reading import Read
+from fusion.ingest.rows import Dropped, Malformed, Mapped, Row, RowError
+from fusion.ingest.topics import topic_of
+from fusion.recipe import Dataset
 
-# Goes up when the same files would give other prompts.
-VERSION = 1
-_SHAPING_KEYS = {
-    "name", "domain", "verifier", "split", "language", "fields", "turn_marker", "exclude", "limit"
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class DatasetCounts:
-    """What became of the rows of one data set."""
-
-    entered: int
-    results: int
-    dropped: dict[str, int]
-    quarantined: dict[str, int]
-
-
-@dataclass(frozen=True)
-class Ingested:
-    """The prompts of a recipe, and what became of every row that entered."""
-
-    prompts: pa.Table
-    quarantined: pa.Table
-    by_dataset: dict[str, DatasetCounts]
-
-
-@dataclass(frozen=True)
-class _DatasetPrompts:
-    prompts: pa.Table
-    quarantined: pa.Table
-    counts: DatasetCounts
-
-
-@dataclass
-class _Seen:
-    """Keys of the prompts taken so far; test prompts are read before train prompts."""
-
-    test: set[str] = field(default_factory=set)
-    train: set[str] = field(default_factory=set)
-
-    def reason_to_drop(self, key: str, split: str) -> str | None:
-        if split == "train" and key in self.test:
-            return "held_out"
-        keys = self.train if split == "train" else self.test
-        if key in keys:
-            return "duplicate"
-        keys.add(key)
-        return None
-
-
-def ingest_key(recipe: Recipe) -> str:
-    """Identity of a recipe's prompts: what shapes them in its data sets, and their content."""
-    sections = [
-        [dataset.model_dump(mode="json", include=_SHAPING_KEYS), DataPath.of(dataset).fingerprint()]
-        for dataset in recipe.datasets
-    ]
-    return content_hash([VERSION, sections])
-
-
-def ingest_datasets(recipe: Recipe) -> Ingested:
-    """All prompts of a recipe, each once.
-
-    A prompt that occurs again (case, width of characters and white space aside) is dropped by the
-    rule `duplicate`, the first data set of the recipe winning; a train prompt that is a test
-    prompt as well by the rule `held_out`; a row that the recipe excludes by the rule `excluded`.
-
-    Raises:
-        BadInputError: a file cannot be read, has no rows, lacks a mapped column, or has more
-            malformed rows than the recipe allows.
-    """
-    seen = _Seen()
-    test_first = sorted(recipe.datasets, key=lambda dataset: dataset.split != "test")
-    mapped = {
-        dataset.name: _ingest_dataset(dataset, seen, recipe.malformed_limit)
-        for dataset in test_first
-    }
-    in_order = {dataset.name: mapped[dataset.name] for dataset in recipe.datasets}
-    return Ingested(
-        prompts=pa.concat_tables(each.prompts for each in in_order.values()),
-        quarantined=pa.concat_tables(each.quarantined for each in in_order.values()),
-        by_dataset={name: each.counts for name, each in in_order.items()},
-    )
-
-
-def _ingest_dataset(dataset: Dataset, seen: _Seen, malformed_limit: float) -> _DatasetPrompts:
-    mapping = PromptMapping(dataset)
-    prompts: list[dict[str, Any]] = []
-    malformed: list[Malformed] = []
-    dropped: Counter[str] = Counter()
-    rows = itertools.islice(read_rows(DataPath.of(dataset)), dataset.limit)
-    for outcome in map_rows(mapping, rows):
-        if isinstance(outcome, Malformed):
-            malformed.append(outcome)
-        elif outcome is None:
-            dropped["excluded"] += 1
-        elif rule := seen.reason_to_drop(outcome["dedupe_key"], dataset.split):
-            dropped[rule] += 1
-        else:
-            prompts.append(outcome)
-    entered = len(prompts) + len(malformed) + dropped.total()
-    check_share(f"The data set {dataset.name}", dataset.path, entered, malformed, malformed_limit)
-    counts = DatasetCounts(
-        entered, len(prompts), dict(dropped), dict(Counter(row.reason for row in malformed))
-    )
-    table = pa.Table.from_pylist(prompts, schema=PROMPTS)
-    return _DatasetPrompts(table, quarantine_rows("ingest", dataset.name, malformed), counts)
+# A million characters are some 250,000 tokens: beyond what a source reads.
+MAX_PROMPT_CHARACTERS = 1_000_000
 
 
 class PromptMapping:
@@ -149,6 +41,14 @@ class PromptMapping:
         """Whether the recipe leaves this row out by the value of one of its columns."""
         return any(_holds(row, path, values) for path, values in self._exclude.items())
 
+    def excluded_topic(self, messages: list[Message]) -> str | None:
+        """The topic that leaves a prompt out, if the user asks for one of those excluded."""
+        if not self.dataset.exclude_topics:
+            return None
+        turns = [message["content"] for message in messages if message["role"] == "user"]
+        topics = {topic_of(turn) for turn in turns}
+        return next((topic for topic in self.dataset.exclude_topics if topic in topics), None)
+
     def watch(self) -> PathWatch:
         """A watch over every path that the mapping reads."""
         paths = itertools.chain(self._exclude, *map(paths_of, self.fields.values()))
@@ -161,7 +61,7 @@ class PromptMapping:
             RowError: the row lacks a field, or it has the wrong form.
         """
         dataset = self.dataset
-        messages = read_messages(self.fields, row, dataset.turn_marker)
+        messages = _checked_length(read_messages(self.fields, row, dataset.turn_marker))
         gold, entry_point, own_id = (
             self._text(name, row) for name in ("gold", "entry_point", "id")
         )
@@ -207,8 +107,8 @@ def read_messages(
     return marked_turns(text, turn_marker) if turn_marker else user_turn(text)
 
 
-def map_rows(mapping: PromptMapping, rows: Read) -> Iterator[dict[str, Any] | Malformed | None]:
-    """Each row as a prompt, as malformed, or as None where the recipe leaves it out.
+def map_rows(mapping: PromptMapping, rows: Read) -> Iterator[Mapped | Malformed | Dropped]:
+    """Each row as a prompt, as malformed, or as dropped by a rule of its data set.
 
     Raises:
         BadInputError: no row at all has a path that the mapping reads.
@@ -223,13 +123,23 @@ def map_rows(mapping: PromptMapping, rows: Read) -> Iterator[dict[str, Any] | Ma
     watch.check()
 
 
-def _map_row(mapping: PromptMapping, row: Row) -> dict[str, Any] | Malformed | None:
+def _map_row(mapping: PromptMapping, row: Row) -> Mapped | Malformed | Dropped:
     if mapping.is_excluded(row):
-        return None
+        return Dropped(row.number, "excluded")
     try:
-        return mapping.prompt(row)
+        prompt = mapping.prompt(row)
     except RowError as error:
         return Malformed(row.number, error.reason, error.detail)
+    topic = mapping.excluded_topic(prompt["messages"])
+    return Dropped(row.number, f"{topic}_prompt") if topic else Mapped(row.number, prompt)
+
+
+def _checked_length(messages: list[Message]) -> list[Message]:
+    length = sum(len(message["content"]) for message in messages)
+    if length > MAX_PROMPT_CHARACTERS:
+        detail = f"it has {length:,} characters; at most {MAX_PROMPT_CHARACTERS:,} are read"
+        raise RowError("too_long", detail)
+    return messages
 
 
 def _holds(row: Row, path: Path, values: tuple[str, ...]) -> bool:

@@ -29,6 +29,32 @@ class Malformed:
     detail: str
 
 
+@dataclass(frozen=True)
+class Mapped:
+    """A row of a file as a row of the prompts table."""
+
+    number: int
+    prompt: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A row that a rule leaves out."""
+
+    number: int
+    rule: str
+
+
+@dataclass(frozen=True)
+class DatasetCounts:
+    """What became of the rows of one data set."""
+
+    entered: int
+    results: int
+    dropped: dict[str, int]
+    quarantined: dict[str, int]
+
+
 class RowError(Exception):
     """A row lacks what the recipe's fields ask of it; becomes a `Malformed` row."""
 

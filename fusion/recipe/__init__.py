@@ -3,7 +3,7 @@
 Reading a file (inheritance, paths, the nearest known key) is `fusion.recipe_file`'s affair.
 """
 
-from fusion.recipe.datasets import Dataset
+from fusion.recipe.datasets import Dataset, Ingest
 from fusion.recipe.judging import CodeVerification, Judge, MathVerification, Reward, Verification
 from fusion.recipe.recipe import Recipe
 from fusion.recipe.running import Cluster, Endpoint, Evaluation, Failures, ModelSize
@@ -24,6 +24,7 @@ __all__ = [
     "Evaluation",
     "Failures",
     "Greedy",
+    "Ingest",
     "Judge",
     "Margin",
     "MathVerification",

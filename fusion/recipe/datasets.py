@@ -1,6 +1,6 @@
-"""The recipe's data sets of prompts."""
+"""The recipe's data sets of prompts, and what of them is left out."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -34,6 +34,9 @@ class Dataset(Section):
     exclude: dict[str, tuple[str, ...]] = Field(
         {}, description="Values of a row's fields that leave the row out, by path."
     )
+    exclude_topics: tuple[Literal["code", "math"], ...] = Field(
+        (), description="Topics that leave a prompt out, told by rules from what the user wrote."
+    )
     limit: PositiveInt | None = Field(None, description="Take only the first so many rows.")
 
     @model_validator(mode="after")
@@ -50,3 +53,18 @@ class Dataset(Section):
         if self.verifier in ("math", "exact", "choice") and "gold" not in self.fields:
             raise ValueError(f"the verifier {self.verifier} needs fields.gold")
         return self
+
+
+class Ingest(Section):
+    """What makes two prompts too alike to keep both."""
+
+    near_duplicates: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        0.8,
+        description="Share of equal shingles from which a train prompt is left out as nearly "
+        "equal to a test prompt or to one before it; null keeps such prompts.",
+    )
+    overlap_words: PositiveInt | None = Field(
+        13,
+        description="A train prompt that shares so many words in a row with a test prompt is "
+        "left out as contaminated; null keeps such prompts.",
+    )

@@ -4,7 +4,7 @@ from typing import get_args
 
 from pydantic import Field, model_validator
 
-from fusion.recipe.datasets import Dataset
+from fusion.recipe.datasets import Dataset, Ingest
 from fusion.recipe.judging import Reward, Verification
 from fusion.recipe.running import Cluster, Endpoint, Evaluation, Failures
 from fusion.recipe.section import Name, Section, Share, VerifierName
@@ -21,6 +21,7 @@ class Recipe(Section):
     target: Model
     sources: tuple[Source, ...] = Field(min_length=1)
     datasets: tuple[Dataset, ...] = Field(min_length=1)
+    ingest: Ingest = Ingest()
     reward: Reward | None = Field(None, description="Without one, only verdicts judge answers.")
     scorers: dict[Name, Reward] = Field(
         {},

@@ -58,6 +58,15 @@ def test_stage_writes_prompts_quarantine_and_a_balanced_manifest(tmp_path: Path)
     assert run.quarantine("ingest").read()["id"].to_pylist() == ["d:4"]
 
 
+def test_likeness_is_written_where_a_person_can_read_it(tmp_path: Path) -> None:
+    poem = "Write a poem about the moon, the tide, an old boat and the girl who painted it blue"
+    write_rows(tmp_path, json.dumps({"q": f"{poem}."}), json.dumps({"q": f"请: {poem} today"}))
+    run = small_run(tmp_path)
+    assert run_ingest(run).counts.dropped == {"near_duplicate": 1}
+    (line,) = map(json.loads, run.ingest_log.read_text().splitlines())
+    assert (line["dropped"], line["kept"], line["text"]) == ("d:2", "d:1", f"{poem}.")
+
+
 def test_stage_done_for_the_same_files_is_skipped(tmp_path: Path) -> None:
     write_rows(tmp_path, '{"q": "a"}')
     run = small_run(tmp_path)

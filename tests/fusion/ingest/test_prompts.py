@@ -119,6 +119,144 @@ def test_excluded_values_leave_a_row_out(write_lines: WriteLines, make_recipe: M
     assert ingested.by_dataset["d"].dropped == {"excluded": 1}
 
 
+STORY = (
+    "Write a short story about a lighthouse keeper who finds a letter in a bottle on the beach, "
+    "reads it aloud to the gulls, and decides to answer the stranger who wrote it many years ago."
+)
+
+
+def test_excluded_topics_leave_prompts_out_each_by_its_rule(
+    write_lines: WriteLines, make_recipe: MakeRecipe
+) -> None:
+    asked = ["Write a Python function that adds.", "Solve for x: 3x + 5 = 20", STORY]
+    dataset = {"name": "d", "path": write_lines("a.jsonl", [{"q": text} for text in asked])}
+    for topics, kept in ((["math"], ["d:1", "d:3"]), (["code", "math"], ["d:3"])):
+        ingested = ingest_datasets(make_recipe({**dataset, "exclude_topics": topics}))
+        assert ingested.prompts["origin"].to_pylist() == kept
+    assert ingested.by_dataset["d"].dropped == {"code_prompt": 1, "math_prompt": 1}
+
+
+def test_topic_of_any_turn_of_the_user_counts(
+    write_lines: WriteLines, make_recipe: MakeRecipe
+) -> None:
+    texts = ["Write a Python function that adds.", "def add(a, b): return a + b", "Thanks. Why?"]
+    roles = ["user", "assistant", "user"]
+    chat = [{"role": r, "content": t} for r, t in zip(roles, texts, strict=True)]
+    path = write_lines("a.jsonl", [{"q": chat}, {"q": [{**chat[1], "role": "user"}]}])
+    dataset = {"name": "d", "path": path, "fields": {"messages": "q"}, "exclude_topics": ["code"]}
+    counts = ingest_datasets(make_recipe(dataset)).by_dataset["d"]
+    assert (counts.results, counts.dropped) == (0, {"code_prompt": 2})
+
+
+def near_and_quoting(write_lines: WriteLines) -> list[dict[str, Any]]:
+    """Train data with a near duplicate, a quote of a test prompt, and one nearly a test prompt."""
+    riddle = "Three sailors share one boat and two oars; tell me who rows when the wind is down."
+    haiku = "Compose a haiku about winter mornings, coffee and the silence of a snowed-in village"
+    first = [{"q": STORY}, {"q": f"Answer shortly. {riddle}"}]
+    second = [{"q": STORY.replace("many", "some")}, {"q": f"{haiku} today."}]
+    test = [{"q": riddle}, {"q": f"{haiku}."}]
+    return [
+        {"name": "first", "path": write_lines("a.jsonl", first)},
+        {"name": "second", "path": write_lines("b.jsonl", second)},
+        {"name": "test", "path": write_lines("c.jsonl", test), "split": "test"},
+    ]
+
+
+def test_likeness_is_counted_by_rule_and_reported_with_its_text(
+    write_lines: WriteLines, make_recipe: MakeRecipe
+) -> None:
+    datasets = near_and_quoting(write_lines)
+    ingested = ingest_datasets(make_recipe(*datasets))
+    assert ingested.prompts["origin"].to_pylist() == ["first:1", "test:1", "test:2"]
+    found = [(m.dropped, m.kept, m.rule) for m in ingested.matches]
+    assert found == [
+        ("first:2", "test:1", "contaminated"),
+        ("second:2", "test:2", "contaminated"),
+        ("second:1", "first:1", "near_duplicate"),
+    ]
+    assert ingested.matches[0].text.startswith("Three sailors share")
+    assert ingested.by_dataset["first"].dropped == {"contaminated": 1}
+    assert ingested.by_dataset["second"].dropped == {"contaminated": 1, "near_duplicate": 1}
+
+
+def test_each_likeness_can_be_switched_off(
+    write_lines: WriteLines, make_recipe: MakeRecipe
+) -> None:
+    datasets = near_and_quoting(write_lines)
+    for off, left in (
+        ({"overlap_words": None}, {"near_duplicate": 1, "near_held_out": 1}),
+        ({"near_duplicates": None}, {"contaminated": 1}),
+        ({"near_duplicates": None, "overlap_words": None}, {}),
+    ):
+        ingested = ingest_datasets(make_recipe(*datasets, ingest=off))
+        assert ingested.by_dataset["second"].dropped == left
+
+
+def test_contaminated_prompt_takes_no_other_with_it(
+    write_lines: WriteLines, make_recipe: MakeRecipe
+) -> None:
+    quote = "the stranger who wrote it many years ago and the keeper of the northern lighthouse"
+    train = [{"q": f"{STORY} Mention {quote}."}, {"q": f"{STORY} Mention {quote[:40]}, thanks."}]
+    recipe = make_recipe(
+        {"name": "train", "path": write_lines("a.jsonl", train)},
+        {"name": "test", "path": write_lines("b.jsonl", [{"q": quote}]), "split": "test"},
+        ingest={"near_duplicates": 0.5},
+    )
+    assert ingest_datasets(recipe).prompts["origin"].to_pylist() == ["train:2", "test:1"]
+
+
+def test_same_files_give_the_same_bytes(write_lines: WriteLines, make_recipe: MakeRecipe) -> None:
+    recipe = make_recipe(*near_and_quoting(write_lines))
+    one, other = ingest_datasets(recipe), ingest_datasets(recipe)
+    assert one.prompts.equals(other.prompts) and one.matches == other.matches
+
+
+@pytest.mark.parametrize(
+    ("keys", "row", "reason"),
+    [
+        ({"verifier": "math", "fields": {"prompt": "q", "gold": "a"}}, {"a": "x+"}, "bad_gold"),
+        ({"verifier": "math", "fields": {"prompt": "q", "gold": "a"}}, {"a": "####"}, "bad_gold"),
+        (
+            {"verifier": "math", "fields": {"prompt": "q", "gold": "a"}},
+            {"a": "The capital of this country is Paris."},
+            "bad_gold",
+        ),
+        ({"verifier": "choice", "fields": {"prompt": "q", "gold": "a"}}, {"a": "42"}, "bad_gold"),
+        ({"verifier": "exact", "fields": {"prompt": "q", "gold": "a"}}, {"a": " "}, "bad_gold"),
+        ({"verifier": "code", "fields": {"prompt": "q", "tests": "a"}}, {"a": "f("}, "bad_tests"),
+        (
+            {"verifier": "code", "fields": {"prompt": "q", "tests": "a"}},
+            {"a": "def check(candidate): pass"},
+            "bad_tests",
+        ),
+        ({}, {"q": "x" * 10_000_000}, "too_long"),
+    ],
+)
+def test_prompt_that_no_answer_can_meet_goes_to_quarantine_with_its_line(
+    write_lines: WriteLines,
+    make_recipe: MakeRecipe,
+    keys: dict[str, Any],
+    row: dict[str, str],
+    reason: str,
+) -> None:
+    good = {"code": "assert f(1)", "choice": "B"}.get(keys.get("verifier", ""), "4")
+    path = write_lines("a.jsonl", [{"q": "good", "a": good}, {"q": "bad", **row}])
+    ingested = ingest_datasets(make_recipe({"name": "d", "path": path, **keys}, malformed_limit=1))
+    (quarantined,) = ingested.quarantined.to_pylist()
+    assert (quarantined["id"], quarantined["reason"]) == ("d:2", reason)
+    assert quarantined["detail"].startswith("row 2: ")
+    assert ingested.prompts["origin"].to_pylist() == ["d:1"]
+
+
+def test_row_with_an_unusable_gold_does_not_displace_its_good_duplicate(
+    write_lines: WriteLines, make_recipe: MakeRecipe
+) -> None:
+    path = write_lines("a.jsonl", [{"q": "same", "a": "x+"}, {"q": "same", "a": "x+1"}])
+    keys = {"verifier": "math", "fields": {"prompt": "q", "gold": "a"}}
+    ingested = ingest_datasets(make_recipe({"name": "d", "path": path, **keys}, malformed_limit=1))
+    assert ingested.prompts["origin"].to_pylist() == ["d:2"]
+
+
 def test_limit_takes_the_first_rows(write_lines: WriteLines, make_recipe: MakeRecipe) -> None:
     path = write_lines("a.jsonl", [{"q": "a"}, {"q": "b"}, "not json"])
     ingested = ingest_datasets(make_recipe({"name": "d", "path": path, "limit": 2}))
@@ -191,6 +329,8 @@ def test_key_follows_what_shapes_prompts_and_nothing_else(
     assert ingest_key(make_recipe({**dataset, "samples": 9}, name="other")) == key
     assert ingest_key(make_recipe({**dataset, "domain": "code"})) != key
     assert ingest_key(make_recipe({**dataset, "exclude": {"q": ["a"]}})) != key
+    assert ingest_key(make_recipe({**dataset, "exclude_topics": ["code"]})) != key
+    assert ingest_key(make_recipe(dataset, ingest={"overlap_words": 8})) != key
     write_lines("a.jsonl", [{"q": "b"}])
     assert ingest_key(make_recipe(dataset)) != key
 
