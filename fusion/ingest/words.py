@@ -23,7 +23,12 @@ _WORD = rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+"
 WORD = re.compile(_WORD)
 # Punctuation of sentences tells no two prompts apart; of an exclamation mark (5!) none is sure.
 _WORD_OR_SYMBOL = re.compile(rf"{_WORD}|[^\w\s.,;:?'\"‘’“”。，、；：？《》「」]")
-_NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
+_NUMBER = re.compile(
+    r"\d+(?:[.,]\d+)*|[〇零一二两三四五六七八九十百千万亿]+|"
+    r"\b(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|\w+teen|"
+    r"(?:twen|thir|for|fif|six|seven|eigh|nine)ty|hundred|thousand|million|half|twice|double)\b",
+    re.IGNORECASE,
+)
 _IS_UNSPACED = re.compile(rf"[{_UNSPACED}]")
 # Odd, so that no bit of a word is lost; 2**64 divided by the golden ratio.
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
@@ -40,8 +45,9 @@ def words_and_symbols_of(text: str) -> list[str]:
 
 
 def numbers_of(text: str) -> tuple[str, ...]:
-    """The numbers of a text in their order."""
-    return tuple(unicodedata.normalize("NFKC", number) for number in _NUMBER.findall(text))
+    """The numbers of a text in their order, in digits or in English or Chinese words."""
+    found = _NUMBER.findall(text)
+    return tuple(unicodedata.normalize("NFKC", number).casefold() for number in found)
 
 
 def is_unspaced(words: list[str]) -> bool:

@@ -8,6 +8,7 @@ one sees the other: never do both hold it, though both may have to try again.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import socket
@@ -81,6 +82,7 @@ class Lease:
         self._name = name
         self._ttl_s = ttl_s
         self._stop = threading.Event()
+        self._renewing = threading.Lock()
         self._lost = ""
 
     def __enter__(self) -> Self:
@@ -118,6 +120,10 @@ class Lease:
             CrucibleError: the lease was lost: it was cleared, or could not be renewed in time.
         """
         age_s = _now_s() - self._renewed_s
+        if not self._lost and age_s >= self._ttl_s:
+            with contextlib.suppress(OSError):
+                self._renew()
+            age_s = _now_s() - self._renewed_s
         if not self._lost and age_s < self._ttl_s:
             return
         reason = self._lost or f"it was last renewed {age_s:.0f} s ago, {self._ttl_s:.0f} s allowed"
@@ -197,12 +203,21 @@ class Lease:
                 continue  # the storage may come back in time; if not, check() says so
 
     def _renew(self) -> None:
-        if not self._own.exists():
-            self._lost = "its claim was cleared"
-        elif _now_s() - self._renewed_s >= self._ttl_s:
-            self._lost = "it could not be renewed in time"
-        else:
+        """Write the claim again; one that expired while the storage was away is taken anew.
+
+        As for a new claim: whoever cleared it meanwhile wrote first and is seen in the listing.
+        """
+        with self._renewing:
+            is_late = _now_s() - self._renewed_s >= self._ttl_s
+            if self._lost:
+                return
+            if not self._own.exists():
+                self._lost = "its claim was cleared"
+                return
             self._write()
+            if is_late and self._live_rivals():
+                self._lost = "it could not be renewed in time and another driver took it"
+                self._own.delete()
 
 
 def _now_s() -> float:

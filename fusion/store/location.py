@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from fusion.errors import BadInputError
+from fusion.store.faults import patiently, write_failure
 
 Options = tuple[tuple[str, str], ...]
 
@@ -92,7 +93,7 @@ class Location:
 
     def exists(self) -> bool:
         """Whether a file or folder is there now."""
-        return bool(self.filesystem.get_file_info(self.path).type != pafs.FileType.NotFound)
+        return bool(self._kind() != pafs.FileType.NotFound)
 
     def list(self, *, recursive: bool = False) -> tuple[Entry, ...]:
         """What a folder holds, by name; a missing folder holds nothing.
@@ -102,7 +103,7 @@ class Location:
         selector = pafs.FileSelector(self.path, allow_not_found=True, recursive=recursive)
         start = len(self.path.rstrip("/")) + 1
         try:
-            found = self.filesystem.get_file_info(selector)
+            found = patiently(lambda: self.filesystem.get_file_info(selector), self)
         except FileNotFoundError:
             return ()  # it came or went while pyarrow looked
         kinds = (pafs.FileType.File, pafs.FileType.Directory)
@@ -114,7 +115,7 @@ class Location:
         """The whole file as it was at one moment. Raises FileNotFoundError where there is none."""
         if self.scheme == "file":
             return Path(self.path).read_bytes()
-        return _read_object(self.filesystem, self.path)
+        return patiently(lambda: _read_object(self.filesystem, self.path), self)
 
     def read_text(self) -> str:
         """The whole file as UTF-8. Raises FileNotFoundError where there is none."""
@@ -124,12 +125,17 @@ class Location:
         """Write the file whole or not at all, over an older one; `data` is any buffer.
 
         Missing folders are made. Locally the file and its name are on disk (fsync) on return.
+
+        Raises:
+            StorageError: the disk is full or fails, or the object store is away for too long.
         """
-        if self.scheme == "file":
-            _replace_file(Path(self.path), data)
+        if self.scheme == "s3":
+            patiently(lambda: self._put(data), self)
             return
-        with self.filesystem.open_output_stream(self.path) as stream:
-            stream.write(data)
+        try:
+            _replace_file(Path(self.path), data)
+        except OSError as error:
+            raise write_failure(self, error) from error
 
     def write_text(self, text: str) -> None:
         """Write the file as UTF-8, whole or not at all."""
@@ -137,14 +143,7 @@ class Location:
 
     def delete(self) -> None:
         """Delete the file, or the folder and all it holds; nothing happens where none is."""
-        kind = self.filesystem.get_file_info(self.path).type
-        try:
-            if kind == pafs.FileType.Directory:
-                self.filesystem.delete_dir(self.path)
-            elif kind != pafs.FileType.NotFound:
-                self.filesystem.delete_file(self.path)
-        except FileNotFoundError:
-            return  # another process deleted it first
+        patiently(self._delete, self)
 
     def delete_abandoned(self, *, older_than_s: float = 3600.0) -> None:
         """Delete temporary files that killed writers left in this very folder."""
@@ -166,13 +165,34 @@ class Location:
         """
         probe = self / f".probe-{uuid4().hex}"
         try:
-            probe.write_text("")
-            probe.delete()
+            # With no patience: what is away before the start is given wrongly more often than not.
+            if self.scheme == "s3":
+                probe._put(b"")
+            else:
+                _replace_file(Path(probe.path), b"")
+            probe._delete()
         except OSError as error:
             raise BadInputError(
                 f"{self} cannot be written ({error}); expected a folder or bucket that this "
                 "user may write to: correct the path, its permissions or the S3 endpoint and keys"
             ) from error
+
+    def _kind(self) -> pafs.FileType:
+        return patiently(lambda: self.filesystem.get_file_info(self.path).type, self)
+
+    def _put(self, data: bytes | pa.Buffer) -> None:
+        with self.filesystem.open_output_stream(self.path) as stream:
+            stream.write(data)
+
+    def _delete(self) -> None:
+        kind = self.filesystem.get_file_info(self.path).type
+        try:
+            if kind == pafs.FileType.Directory:
+                self.filesystem.delete_dir(self.path)
+            elif kind != pafs.FileType.NotFound:
+                self.filesystem.delete_file(self.path)
+        except FileNotFoundError:
+            return  # another process deleted it first
 
 
 def _s3_location(uri: str) -> Location:

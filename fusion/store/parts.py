@@ -15,6 +15,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from fusion.errors import CrucibleError
+from fusion.store.faults import is_passing
 from fusion.store.location import Location
 from fusion.store.rows import digest_sum, row_digests
 
@@ -135,6 +136,8 @@ def check_readable(location: Location, parts: Sequence[Part], schema: pa.Schema)
             for _ in dataset_of(location, [part], schema).to_batches():
                 pass
         except (pa.ArrowException, OSError) as error:
+            if is_passing(error):
+                raise
             if not (location / part.name).exists():
                 continue  # a compaction deleted it: nobody's fault
             raise CrucibleError(
@@ -156,7 +159,11 @@ def _list_once(location: Location) -> tuple[Part, ...]:
     return tuple(
         Part(entry.name, entry.size)
         for entry in location.list(recursive=True)
-        if not entry.is_folder and entry.name.endswith(".parquet") and entry.name.count("/") < 2
+        if not entry.is_folder
+        and entry.name.endswith(".parquet")
+        and entry.name.count("/") < 2
+        # When a long upload fails, pyarrow leaves an empty object under its name.
+        and entry.size
     )
 
 

@@ -14,6 +14,7 @@ import pyarrow.dataset as ds
 from fusion.errors import CrucibleError
 from fusion.store import parts as files
 from fusion.store import rows as rules
+from fusion.store.faults import StorageError, is_passing, patiently
 from fusion.store.location import Location
 from fusion.store.parts import Footer, Part
 
@@ -128,10 +129,13 @@ class Table:
         location.delete_abandoned()
         try:
             for group in _groups(self._mergeable(members), target_rows):
-                rows = rules.keep_one(self._dataset(group).to_table(), self.id_column)
+                read = patiently(self._dataset(group).to_table, location)
+                rows = rules.keep_one(read, self.id_column)
                 files.write_part(location, rows, replaces=group)
                 yield group
-        except (pa.ArrowException, OSError):
+        except (pa.ArrowException, OSError) as error:
+            if is_passing(error) or isinstance(error, StorageError):
+                raise
             if self._has_lost(members):
                 return  # another compaction was faster and does this folder
             files.check_readable(self.location, members, self.schema)
@@ -187,11 +191,16 @@ class Table:
 
     def _over_parts(self, act: Callable[[tuple[Part, ...]], R]) -> R:
         """`act` on the live parts, again when a compaction deleted some of them meanwhile."""
+        return patiently(lambda: self._over_parts_once(act), self.location)
+
+    def _over_parts_once(self, act: Callable[[tuple[Part, ...]], R]) -> R:
         for _ in range(READ_ATTEMPTS):
             listed = files.list_parts(self.location)
             try:
                 return act(files.split_replaced(self.location, listed)[0])
-            except (pa.ArrowException, OSError):
+            except (pa.ArrowException, OSError) as error:
+                if is_passing(error) or isinstance(error, StorageError):
+                    raise
                 if self._has_lost(listed):
                     continue
                 files.check_readable(self.location, listed, self.schema)

@@ -63,6 +63,11 @@ def test_later_of_two_nearly_equal_prompts_is_dropped(first: str, second: str) -
         (STORY, "Summarise this: " + STORY[:90]),
         (f"{STORY} Use 200 words.", f"{STORY} Use 300 words."),
         (f"{STORY} It has 20 pages and 3 heroes.", f"{STORY} It has 3 pages and 20 heroes."),
+        (f"{STORY} Use two hundred words.", f"{STORY} Use Three hundred words."),
+        (
+            "四百八十是多少?请用数字回答,只写一个数字。",
+            "九百八十是多少?请用数字回答,只写一个数字。",
+        ),
         ("What is 2+3?", "What is 2-3?"),
         ("Name a red fruit.", "Name a red car."),
         ("写一首关于春天的诗。", "写一首关于秋天的诗。"),

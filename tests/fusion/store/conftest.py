@@ -13,27 +13,41 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from fusion.store import Location
+from tests.fusion.store.flaky import FlakyWay
 
 ROOT = Path(__file__).parents[3]
 BUCKET = "crucible-tests"
 
 
 @pytest.fixture(scope="session")
-def s3() -> Iterator[str]:
-    """URI of a bucket; the endpoint and keys are in the environment, as a user would set them."""
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # one line a request otherwise
+def s3_port() -> Iterator[int]:
+    """Port of a real S3 server on loopback."""
+    logging.getLogger("werkzeug").setLevel(logging.CRITICAL)  # one line a request otherwise
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
-    port = server.get_host_and_port()[1]
+    yield server.get_host_and_port()[1]
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def s3(s3_port: int) -> Iterator[str]:
+    """URI of a bucket; the endpoint and keys are in the environment, as a user would set them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{s3_port}")
         patch.setenv("AWS_ACCESS_KEY_ID", "test-key")
         patch.setenv("AWS_SECRET_ACCESS_KEY", "test-secret")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
         boto3.client("s3").create_bucket(Bucket=BUCKET)
         yield f"s3://{BUCKET}"
-    server.stop()
+
+
+@pytest.fixture
+def way(s3: str, s3_port: int) -> Iterator[FlakyWay]:
+    """A way to the S3 server that can be made to fail."""
+    way = FlakyWay(s3_port)
+    yield way
+    way.close()
 
 
 @pytest.fixture(params=["local", "s3"])
