@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import httpx
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -20,7 +21,7 @@ from fusion.errors import BadInputError
 from fusion.identity import content_hash, file_fingerprint
 from fusion.ingest.rows import Malformed, Row
 from fusion.recipe import Dataset, Source
-from fusion.store import Location
+from fusion.store import Location, StorageError, is_passing
 
 HUB = "hf://"
 SUFFIXES = (".parquet", ".jsonl", ".json", ".csv")
@@ -89,8 +90,29 @@ def read_rows(data: DataPath) -> Read:
 
     Raises:
         BadInputError: there is no such file, its kind is unknown, or it is damaged as a whole.
+        StorageError: the storage or the hub fails before the last row.
     """
     check_data_path(data)
+    return _to_the_end(_read(data), data)
+
+
+def _to_the_end(rows: Read, data: DataPath) -> Read:
+    """The rows; what keeps them from being read to the end becomes one sentence."""
+    number = 0
+    try:
+        for row in rows:
+            number = row.number
+            yield row
+    except (OSError, ValueError, pa.ArrowException, httpx.HTTPError) as error:
+        reason = " ".join(str(error).split())
+        failure = f"{data.path} could not be read beyond row {number} ({reason})"
+        if is_passing(error) or isinstance(error, httpx.HTTPError):
+            advice = "expected to read it to its end: start the same command again"
+            raise StorageError(f"{failure}; {advice}") from error
+        raise BadInputError(f"{failure}; mend the file or give another copy as path.") from error
+
+
+def _read(data: DataPath) -> Read:
     if data.on_hub:
         return _read_hub(data)
     location = Location.of(data.path)
@@ -189,12 +211,12 @@ def _read_parquet(location: Location, path: str) -> Read:
             numbers = itertools.count(1)
             for batch in pq.ParquetFile(file).iter_batches(batch_size=_BATCH_ROWS):
                 for position in range(batch.num_rows):
-                    yield _parquet_row(next(numbers), batch.slice(position, 1))
+                    yield _arrow_row(next(numbers), batch.slice(position, 1))
     except pa.ArrowException as error:
         raise BadInputError(f"{path} is not readable as Parquet: {error}; mend the file.") from None
 
 
-def _parquet_row(number: int, row: pa.RecordBatch) -> Row | Malformed:
+def _arrow_row(number: int, row: pa.RecordBatch | pa.Table) -> Row | Malformed:
     try:
         return Row(number, row.to_pylist()[0])
     except UnicodeDecodeError as error:
@@ -215,5 +237,7 @@ def _read_hub(data: DataPath) -> Read:
             f"{data.path} at {data.revision} cannot be read from the hub ({reason}); check its "
             "name, revision, subset and hub_split, or give a local copy as path."
         ) from None
-    for number, row in enumerate(rows, start=1):
-        yield _object_row(number, row)
+    numbers = itertools.count(1)
+    for batch in rows.with_format("arrow").iter(batch_size=_BATCH_ROWS):
+        for position in range(batch.num_rows):
+            yield _arrow_row(next(numbers), batch.slice(position, 1))
