@@ -73,6 +73,17 @@ class Recipe(Section):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _domains_are_known(self) -> "Recipe":
+        domains = {dataset.domain for dataset in self.datasets}
+        for source in self.sources:
+            if unknown := sorted({*(source.domains or ()), *source.samples} - domains):
+                raise ValueError(
+                    f"source {source.name} names the domain {', '.join(unknown)}, which no data "
+                    f"set has; they have {', '.join(sorted(domains))}"
+                )
+        return self
+
     def source(self, name: str) -> Source:
         """The source of that name."""
         return next(s for s in self.sources if s.name == name)

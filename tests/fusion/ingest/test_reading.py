@@ -114,6 +114,8 @@ def test_parquet_text_that_is_not_utf8_is_malformed_alone(tmp_path: Path) -> Non
         ("a.parquet", b"nonsense", "not readable as Parquet"),
         ("a.txt", b"text", "unknown kind"),
         ("a.csv", b"q,q\n1,2\n", "a column twice"),
+        ("a.jsonl.gz", gzip.compress(b'{"q": 1}\n' * 100_000)[:-200], "could not be read beyond"),
+        ("a.jsonl.gz", b"no gzip", "could not be read beyond row 0"),
     ],
 )
 def test_damaged_or_unknown_file_is_one_sentence(
