@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from fusion.errors import CrucibleError
 from fusion.records import QUARANTINE, RESPONSES
-from fusion.store import Table
+from fusion.store import StorageAwayError, Table
 from services.answers import Answer
 
 STAGE = "sample"
@@ -72,10 +72,14 @@ async def _append(table: Table, rows: pa.Table) -> None:
         try:
             await asyncio.to_thread(table.append, rows)
             return
+        except StorageAwayError:
+            raise  # it was waited for already
         except OSError:
             await asyncio.sleep(pause_s)
     try:
         await asyncio.to_thread(table.append, rows)
+    except StorageAwayError:
+        raise
     except OSError as error:
         raise CrucibleError(
             f"{rows.num_rows} answers could not be written to {table.location} within "

@@ -19,7 +19,7 @@ from fusion.ingest import (
     read_rows,
 )
 from fusion.ingest.reading import Read
-from fusion.ingest.rows import Malformed
+from fusion.ingest.rows import Malformed, Mapped
 from fusion.models import (
     check_model,
     context_length,
@@ -81,7 +81,7 @@ def _check_dataset(dataset: Dataset, report: Report) -> list[Any]:
     if rows is None:
         return []
     seen = _check_outcomes(what, dataset.path, map_rows(mapping, rows), report)
-    return [outcome["messages"] for outcome in seen if outcome]
+    return [outcome.prompt["messages"] for outcome in seen if isinstance(outcome, Mapped)]
 
 
 def _check_source(source: Source, report: Report) -> None:

@@ -1,6 +1,6 @@
 """Where rows, leases and manifests lie: a local folder or an S3 bucket, through pyarrow."""
 
-from fusion.store.faults import StorageError, is_passing
+from fusion.store.faults import StorageAwayError, StorageError, is_passing
 from fusion.store.lease import Lease
 from fusion.store.location import Entry, Location
 from fusion.store.manifest import Counts, Manifest, add_counts, is_current
@@ -13,6 +13,7 @@ __all__ = [
     "Lease",
     "Location",
     "Manifest",
+    "StorageAwayError",
     "StorageError",
     "Table",
     "add_counts",

@@ -37,6 +37,10 @@ class StorageError(CrucibleError, OSError):
     """The storage failed; what was committed before is whole and stays."""
 
 
+class StorageAwayError(StorageError):
+    """The storage was waited for as long as `PATIENCE_S` and did not come back."""
+
+
 def is_passing(error: BaseException) -> bool:
     """Whether a later attempt at the same may succeed."""
     if not isinstance(error, OSError) or isinstance(error, StorageError):
@@ -49,7 +53,7 @@ def patiently(act: Callable[[], T], place: object) -> T:
     """What `act` returns, tried again for up to `PATIENCE_S` while the storage is away.
 
     Raises:
-        StorageError: it was away for longer.
+        StorageAwayError: it was away for longer.
         OSError: anything else that went wrong, at once.
     """
     deadline = time.monotonic() + PATIENCE_S
@@ -62,7 +66,7 @@ def patiently(act: Callable[[], T], place: object) -> T:
             if not is_passing(error):
                 raise
             if time.monotonic() + wait_s > deadline:
-                raise StorageError(_away(place, error)) from error
+                raise StorageAwayError(_away(place, error)) from error
             logger.warning("The storage of %s is away, trying again in %.1f s.", place, wait_s)
         time.sleep(wait_s)
         wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
