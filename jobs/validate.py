@@ -148,9 +148,7 @@ def _first_rows(what: str, data: DataPath, report: Report) -> Read | None:
     return itertools.islice(read_rows(data), NUM_ROWS)
 
 
-def _check_outcomes(
-    what: str, path: str, outcomes: Iterator[Any], report: Report
-) -> list[dict[str, Any] | None]:
+def _check_outcomes(what: str, path: str, outcomes: Iterator[Any], report: Report) -> list[Any]:
     """What the rows map to, those that are malformed left out."""
     seen = list(outcomes)
     malformed = [outcome for outcome in seen if isinstance(outcome, Malformed)]

@@ -1,4 +1,4 @@
-"""A real Ray cluster of several nodes on this machine, each a raylet that can be killed."""
+"""What tests share: a real Ray cluster of several nodes, each a raylet that can be killed."""
 
 import contextlib
 import os
@@ -13,11 +13,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import hypothesis
 import psutil
 import pytest
 
 ROOT = Path(__file__).parent.parent
 START_S = 120
+
+# On a busy machine an example takes long, which says nothing of the code.
+hypothesis.settings.register_profile("unhurried", deadline=None)
+hypothesis.settings.load_profile("unhurried")
 
 
 class RayCluster:
