@@ -48,6 +48,11 @@ def score_id(response: str, scorer_key: str, checked_against: str) -> str:
     return content_hash([response, scorer_key, checked_against])
 
 
+def pair_id(chosen: str, rejected: str) -> str:
+    """Identity of a preference pair: which answer is chosen over which."""
+    return content_hash([chosen, rejected])
+
+
 def sampling_seed(response: str, draw: int = 0) -> int:
     """A seed in [0, 2**31) that belongs to the answer, so that a retry samples alike.
 

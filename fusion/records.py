@@ -97,10 +97,12 @@ SFT = pa.schema(
 
 PREFERENCES = pa.schema(
     [
+        _required("pair_id", pa.string()),
         _required("prompt_id", pa.string()),
         _required("dataset", pa.string()),
         _required("domain", pa.string()),
         _required("source", pa.string()),
+        _required("rejected_source", pa.string()),
         _required("prompt", MESSAGES),
         _required("chosen", MESSAGES),
         _required("rejected", MESSAGES),
@@ -142,6 +144,6 @@ TABLES = {
     "reference": TableKind(REFERENCE, "reply_id"),
     "quarantine": TableKind(QUARANTINE, "id"),
     "sft": TableKind(SFT, "prompt_id"),
-    "preferences": TableKind(PREFERENCES, "prompt_id"),
+    "preferences": TableKind(PREFERENCES, "pair_id"),
     "results": TableKind(RESULTS, "response_id"),
 }

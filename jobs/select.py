@@ -1,6 +1,7 @@
 """The stage select: from the store's answers and scores to this run's sft and preferences tables.
 
-It reads one source at a time and keeps no text but that of the answers it chose.
+It reads one source at a time and keeps no text but that of the answers it chose. It needs no
+cluster: equal prompts, answers and scores give the same files, byte for byte.
 """
 
 import time
@@ -19,6 +20,7 @@ from fusion.run import Run
 from fusion.selection import Choice, Selected, choose, describe, fill
 from fusion.selection.card import dataset_card
 from fusion.store import Counts, Manifest, Table, fingerprint_rows
+from fusion.wanted import wanted_verdicts
 
 STAGE = "select"
 
@@ -26,8 +28,10 @@ STAGE = "select"
 PART_ROWS = 200_000
 
 _ANSWER = ["response_id", "prompt_id", "source", "sample_index", "text", "finish_reason"]
+_CHECKED_AGAINST = ["prompt_id", "gold", "tests", "entry_point"]
 _NO_SCORES = pl.DataFrame(
     schema={
+        "score_id": pl.String,
         "response_id": pl.String,
         "scorer": pl.String,
         "reward": pl.Float64,
@@ -104,11 +108,23 @@ def _choose(
     run: Run, prompts: pl.DataFrame, source_keys: Mapping[str, str], scorer_keys: Sequence[str]
 ) -> Choice:
     described = pl.concat(_described(run, prompts, source_keys))
+    answers = described.select("response_id", "prompt_id")
+    answers = answers.join(prompts.select(_CHECKED_AGAINST), on="prompt_id")
     scores = [_NO_SCORES]
     for key in scorer_keys:
         judged = _read(run.shared("scores").partition(key), _NO_SCORES.columns, None)
-        scores.append(judged.join(described, on="response_id", how="semi"))
+        scores.append(_current(judged, answers, key))
     return choose(run.recipe, prompts, described, pl.concat(scores))
+
+
+def _current(scores: pl.DataFrame, answers: pl.DataFrame, scorer_key: str) -> pl.DataFrame:
+    """The scores of these answers; a verdict on an earlier gold or other tests does not count."""
+    is_verdict = pl.col("verdict").is_not_null()
+    rewards = scores.filter(~is_verdict).join(answers, on="response_id", how="semi")
+    verdicts = scores.filter(is_verdict)
+    checked = answers.join(verdicts, on="response_id", how="semi")
+    wanted = wanted_verdicts(checked, scorer_key)
+    return pl.concat([rewards, verdicts.join(wanted, on="score_id", how="semi")])
 
 
 def _described(
@@ -157,12 +173,18 @@ def _write(run: Run, selected: Selected) -> None:
 
 
 def _replace(table: Table, rows: pl.DataFrame) -> None:
-    """New parts first, then the old ones go; the manifest, written last, says that all is well."""
-    old = table.location.list()
-    for part in rows.iter_slices(PART_ROWS):
-        table.append(part.to_arrow())
-    for entry in old:
-        (table.location / entry.name).delete()
+    """New parts first, then the old ones go; the manifest, written last, says that all is well.
+
+    A part is named by its content, so that equal rows make equal files.
+    """
+    old = {entry.name for entry in table.location.list()}
+    for number, part in enumerate(rows.iter_slices(PART_ROWS)):
+        content = part.to_arrow()
+        name = f"part-{number:05}-{fingerprint_rows(content)}.parquet"
+        table.append(content, name=name)
+        old.discard(name)
+    for name in old:
+        (table.location / name).delete()
 
 
 def _num_rows(selected: Selected) -> dict[str, int]:

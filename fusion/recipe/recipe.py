@@ -50,6 +50,12 @@ class Recipe(Section):
         reserved = {"base", "sft", "dpo"} & {s.name for s in self.sources}
         if reserved:
             raise ValueError(f"a source may not be named {sorted(reserved)[0]}: the target's is")
+        domains = {d.domain for d in self.datasets}
+        if unknown := sorted(self.selection.domains.keys() - domains):
+            raise ValueError(
+                f"selection.domains names {unknown[0]}, which no data set has; "
+                f"their domains are {', '.join(sorted(domains))}"
+            )
         known = {s.name for s in self.sources}
         for where, listed in (
             ("selection.pairs_from", self.selection.pairs_from),

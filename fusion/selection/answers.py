@@ -17,7 +17,15 @@ REFUSAL = (
 )
 
 # Why an answer is left out before any is compared with another; the first that applies counts.
-EXCLUSIONS = ("empty", "truncated", "refused", "no_reward", "no_verdict", "duplicate")
+EXCLUSIONS = (
+    "empty",
+    "truncated",
+    "refused",
+    "no_reward",
+    "no_verdict",
+    "identical",
+    "duplicate",
+)
 
 
 def describe(responses: pl.DataFrame) -> pl.DataFrame:
@@ -42,20 +50,23 @@ def describe(responses: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def judge(described: pl.DataFrame, prompts: pl.DataFrame, scores: pl.DataFrame) -> pl.DataFrame:
+def judge(
+    described: pl.DataFrame, prompts: pl.DataFrame, scores: pl.DataFrame, selection: Selection
+) -> pl.DataFrame:
     """The answers to these prompts with reward, verdict and the judge of their domain.
 
     A reward that is no finite number counts as missing, and so does a verdict on which two
-    checks of one answer (against an old and a corrected gold) disagree.
+    checks of one answer disagree.
     """
+    policies = prompts.lazy().select("prompt_id", "prompt", "judge", "drop_identical")
     judged = (
         described.lazy()
-        .join(prompts.lazy().select("prompt_id", "prompt", "judge"), on="prompt_id")
+        .join(policies, on="prompt_id")
         .drop("prompt_id")
         .join(_rewards(scores), on="response_id", how="left")
         .join(_verdicts(scores), on="response_id", how="left")
     )
-    return judged.with_columns(_tie_length(), _tie_index()).collect()
+    return judged.with_columns(_tie_length(selection), _tie_index()).collect()
 
 
 def exclude(answers: pl.DataFrame, recipe: Recipe) -> pl.DataFrame:
@@ -68,8 +79,12 @@ def exclude(answers: pl.DataFrame, recipe: Recipe) -> pl.DataFrame:
         "no_reward": lacks_reward(recipe),
         "no_verdict": lacks_verdict(),
     }
+    among_usable = {
+        "identical": is_identical(),
+        "duplicate": is_duplicate() & pl.lit(selection.drop_duplicates),
+    }
     return answers.with_columns(first_rule(rules)).with_columns(
-        pl.coalesce("dropped_by", _named("duplicate", is_duplicate()))
+        pl.coalesce("dropped_by", first_rule(among_usable))
     )
 
 
@@ -92,6 +107,14 @@ def lacks_reward(recipe: Recipe) -> pl.Expr:
 def lacks_verdict() -> pl.Expr:
     """Correct answers are to be told from wrong ones, and nobody knows what this one is."""
     return (pl.col("judge") == "verdict") & pl.col("verdict").is_null()
+
+
+def is_identical() -> pl.Expr:
+    """The usable answers to its prompt, two or more, are one and the same text."""
+    usable_text = pl.when(pl.col("dropped_by").is_null()).then("text_key")
+    lowest, highest = usable_text.min(), usable_text.max()
+    is_one_text = (lowest == highest) & (usable_text.count() > 1)
+    return is_one_text.over("prompt") & pl.col("drop_identical")
 
 
 def is_duplicate() -> pl.Expr:
@@ -126,8 +149,9 @@ def _is_unjudged() -> pl.Expr:
     return (pl.col("judge") == "none") & pl.col("reward").is_null()
 
 
-def _tie_length() -> pl.Expr:
-    return pl.when(_is_unjudged()).then(0).otherwise("length").alias("tie_length")
+def _tie_length(selection: Selection) -> pl.Expr:
+    is_passed_over = _is_unjudged() | pl.lit(selection.ties == "first")
+    return pl.when(is_passed_over).then(0).otherwise("length").alias("tie_length")
 
 
 def _tie_index() -> pl.Expr:

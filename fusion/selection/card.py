@@ -94,7 +94,7 @@ def _ranked_by(recipe: Recipe) -> str:
 def _rules(recipe: Recipe, yields: Yields) -> str:
     selection = recipe.selection
     domains = [
-        (domain, *_policy(recipe, domain), _band(yields.margins.get(domain)))
+        (domain, *_policy(recipe, domain), _band(*yields.margins.get(domain, (None, None))))
         for domain in dict.fromkeys(row.domain for row in yields.prompts)
     ]
     lines = [
@@ -153,8 +153,10 @@ def _model_name(model: str, revision: str | None) -> str:
     return f"{name}@{revision}" if revision else name
 
 
-def _band(margin: tuple[float, float] | None) -> str:
-    return "none" if margin is None else f"{margin[0]:g} to {margin[1]:g}"
+def _band(low: float | None, high: float | None) -> str:
+    if low is None:
+        return "none" if high is None else f"up to {high:g}"
+    return f"from {low:g}" if high is None else f"{low:g} to {high:g}"
 
 
 def _yes(flag: bool) -> str:

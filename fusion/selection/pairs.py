@@ -1,4 +1,4 @@
-"""The best answer, and the pair of one source: chosen, rejected, margin, and whose pair it is.
+"""The best answer, and the pair: chosen, rejected, margin, and whose pair it is.
 
 Source: FuseChat-3.0, "Dataset construction"; what it leaves open is an option of the recipe.
 """
@@ -7,10 +7,8 @@ import polars as pl
 
 from fusion.recipe import Selection
 from fusion.selection.answers import first_rule
+from fusion.selection.margin import is_in_range, is_too_close, is_too_far, margin_bounds
 from fusion.selection.shuffle import shuffle_keys
-
-# Rewards are sums of rounded numbers: a margin of 0.1 may read 0.09999999999999998.
-SLACK = 1e-9
 
 # Where a source's pair for a prompt is lost, in the order of the rules.
 PAIR_RULES = (
@@ -20,6 +18,7 @@ PAIR_RULES = (
     "single_answer",
     "no_correct",
     "no_wrong",
+    "no_rival",
     "same_text",
     "margin_low",
     "margin_high",
@@ -35,7 +34,7 @@ _KEPT = ("response_id", "reward", "stripped_key")
 def best_of_sources(answers: pl.DataFrame) -> pl.DataFrame:
     """Each source's best answer to each prompt: highest reward, among the correct ones if judged.
 
-    Ties: the shorter text, then the lower sample index.
+    Ties: the shorter text (unless the recipe passes length over), then the lower sample index.
     """
     can_win = (pl.col("judge") != "verdict") | (pl.col("verdict") == "correct")
     return _first(answers.filter(can_win), by=("prompt", "source"))
@@ -46,79 +45,105 @@ def best_of_prompts(best: pl.DataFrame) -> pl.DataFrame:
     return _first(best, by=("prompt",))
 
 
-def same_source_pairs(
-    answers: pl.DataFrame, best: pl.DataFrame, prompts: pl.DataFrame, selection: Selection
+def candidate_pairs(
+    answers: pl.DataFrame,
+    best: pl.DataFrame,
+    prompts: pl.DataFrame,
+    selection: Selection,
+    allowed: list[int],
 ) -> pl.DataFrame:
     """One row a (prompt, source) that has answers: chosen, rejected, margin and its bounds.
 
-    Rejected is the lowest reward, among the wrong answers if judged by verdict. With
-    `rejected: lowest_in_range` it is the lowest whose margin keeps to the bounds, if there is one.
+    Chosen is the source's best answer. Rejected is the lowest reward in `selection.pair_scope`,
+    among the wrong answers if judged by verdict. With `rejected: lowest_in_range` it is the lowest
+    whose margin keeps to the bounds, if there is one. Outside of its own scope a source is paired
+    with the answers of `allowed` sources alone.
     """
     chosen = best.select(*_GROUP, pl.col(_KEPT).name.prefix("chosen_"))
-    losers = possible_losers(answers, chosen)
-    lowest = _worst(losers.with_columns(is_far=pl.lit(False)))
+    losers = possible_losers(answers)
+    if selection.pair_scope != "same_source":
+        losers = losers.filter(pl.col("rejected_source").is_in(allowed))
+    lowest = _worst(pair_up(_worst_of_sources(losers), chosen, selection))
     bounds = margin_bounds(lowest, prompts, selection)
     policies = prompts.select("prompt", "prompt_id", "domain", "judge", "makes_pairs")
     policies = policies.join(bounds, on="domain")
     if selection.rejected == "lowest_in_range":
-        bounded = losers.join(policies.select("prompt", "low", "high"), on="prompt")
-        lowest = _worst(bounded.with_columns(is_far=~_is_in_range()))
-    rejected = lowest.select(*_GROUP, "margin", pl.col(_KEPT).name.prefix("rejected_"))
-    pairs = answers.group_by(_GROUP).agg(num_usable=pl.col("dropped_by").null_count())
+        bounded = pair_up(losers, chosen, selection).join(
+            policies.select("prompt", "low", "high", "slack"), on="prompt"
+        )
+        lowest = _worst(bounded.with_columns(is_far=~is_in_range()))
+    rejected = lowest.select(
+        *_GROUP, "rejected_source", "margin", pl.col(_KEPT).name.prefix("rejected_")
+    )
+    pairs = count_usable(answers, selection, allowed)
     for side in (chosen, rejected):
         pairs = pairs.join(side, on=_GROUP, how="left")
     return pairs.join(policies, on="prompt").sort(_GROUP)
 
 
-def possible_losers(answers: pl.DataFrame, chosen: pl.DataFrame) -> pl.DataFrame:
-    """The usable answers that may be rejected, with the margin to their source's chosen one."""
+def possible_losers(answers: pl.DataFrame) -> pl.DataFrame:
+    """The usable answers that may be rejected; `rejected_source` is whose they are."""
     judge = pl.col("judge")
     can_lose = (judge == "reward") | (judge == "verdict") & (pl.col("verdict") == "wrong")
     losers = answers.filter(pl.col("dropped_by").is_null(), can_lose)
-    margin = (pl.col("chosen_reward") - pl.col("reward")).alias("margin")
-    return losers.join(chosen, on=_GROUP, how="left").with_columns(margin)
-
-
-def margin_bounds(
-    lowest: pl.DataFrame, prompts: pl.DataFrame, selection: Selection
-) -> pl.DataFrame:
-    """The bounds on the reward by domain: `low` and `high`, null where no margin applies.
-
-    Quantiles are taken over the best-against-worst pairs of two different answers, which may be
-    few: they interpolate linearly between two margins.
-    """
-    margins = lowest.filter(pl.col("response_id") != pl.col("chosen_response_id"))
-    margins = margins.join(prompts.select("prompt", "domain"), on="prompt").select(
-        "domain", "margin"
+    return losers.select(
+        "prompt",
+        "tie_length",
+        "sample_index",
+        *_KEPT,
+        rejected_source="source",
+        is_far=pl.lit(False),
     )
-    rows = []
-    for domain in prompts["domain"].unique().sort():
-        band = selection.bounds(domain)
-        low, high = (band.low, band.high) if band else (None, None)
-        if band and band.unit == "quantile":
-            of_domain = margins.filter(pl.col("domain") == domain)["margin"]
-            low = of_domain.quantile(band.low, "linear")
-            high = of_domain.quantile(band.high, "linear")
-        rows.append({"domain": domain, "low": low, "high": high})
-    return pl.DataFrame(rows, {"domain": pl.String, "low": pl.Float64, "high": pl.Float64})
 
 
-def mark_dropped(pairs: pl.DataFrame, selection: Selection, sources: list[str]) -> pl.DataFrame:
+def pair_up(losers: pl.DataFrame, chosen: pl.DataFrame, selection: Selection) -> pl.DataFrame:
+    """Every chosen answer beside the losers in its scope, with the margin to each."""
+    if selection.pair_scope == "same_source":
+        own = chosen.with_columns(rejected_source="source")
+        both = losers.join(own, on=["prompt", "rejected_source"])
+    else:
+        both = losers.join(chosen, on="prompt")
+    if selection.pair_scope == "cross_source":
+        both = both.filter(pl.col("source") != pl.col("rejected_source"))
+    return both.with_columns(margin=pl.col("chosen_reward") - pl.col("reward"))
+
+
+def count_usable(answers: pl.DataFrame, selection: Selection, allowed: list[int]) -> pl.DataFrame:
+    """(prompt, source) with `num_usable` answers, `num_in_scope` that a pair may be made of.
+
+    `is_identical` says that the prompt's answers were dropped for being one text.
+    """
+    counted = answers.group_by(_GROUP).agg(
+        num_usable=pl.col("dropped_by").null_count(),
+        is_identical=(pl.col("dropped_by") == "identical").fill_null(False).any(),
+    )
+    if selection.pair_scope == "same_source":
+        return counted.with_columns(num_in_scope="num_usable")
+    of_allowed = pl.when(pl.col("source").is_in(allowed)).then("num_usable").otherwise(0)
+    return counted.with_columns(num_in_scope=of_allowed.sum().over("prompt"))
+
+
+def mark_dropped(
+    pairs: pl.DataFrame, selection: Selection, sources: list[str], allowed: list[int]
+) -> pl.DataFrame:
     """The pairs with `dropped_by`, the rule at which a pair is lost, null for the prompt's pair."""
-    allowed = [sources.index(name) for name in selection.pairs_from or sources]
     is_verdict = pl.col("judge") == "verdict"
+    lacks_rejected = pl.col("rejected_response_id").is_null()
     rules = {
         "no_usable_answer": pl.col("num_usable") == 0,
         "pairs_off": ~pl.col("makes_pairs"),
         "source_without_pairs": ~pl.col("source").is_in(allowed),
-        "single_answer": pl.col("num_usable") == 1,
+        "single_answer": pl.col("num_in_scope") < selection.min_answers,
         "no_correct": is_verdict & pl.col("chosen_response_id").is_null(),
-        "no_wrong": is_verdict & pl.col("rejected_response_id").is_null(),
-        "same_text": pl.col("chosen_stripped_key") == pl.col("rejected_stripped_key"),
+        "no_wrong": is_verdict & lacks_rejected,
+        "no_rival": lacks_rejected,
+        "same_text": is_same_text(selection),
         "margin_low": is_too_close(),
         "margin_high": is_too_far(),
     }
     marked = pairs.with_columns(first_rule(rules).cast(PairRule))
+    if selection.pair_source == "all":
+        return marked
     winners = winning_sources(marked.filter(pl.col("dropped_by").is_null()), selection, sources)
     return (
         marked.join(winners.select("prompt", winner="source"), on="prompt", how="left")
@@ -128,14 +153,11 @@ def mark_dropped(pairs: pl.DataFrame, selection: Selection, sources: list[str]) 
     )
 
 
-def is_too_close() -> pl.Expr:
-    """The margin is under its lower bound, which itself is inside."""
-    return pl.col("margin") < pl.col("low") - SLACK
-
-
-def is_too_far() -> pl.Expr:
-    """The margin is over its upper bound, which itself is inside."""
-    return pl.col("margin") > pl.col("high") + SLACK
+def is_same_text(selection: Selection) -> pl.Expr:
+    """Chosen and rejected are one answer, or alike but for outer white space if that is dropped."""
+    is_one_answer = pl.col("chosen_response_id") == pl.col("rejected_response_id")
+    is_alike = pl.col("chosen_stripped_key") == pl.col("rejected_stripped_key")
+    return is_one_answer | is_alike & pl.lit(selection.drop_same_text)
 
 
 def winning_sources(valid: pl.DataFrame, selection: Selection, sources: list[str]) -> pl.DataFrame:
@@ -159,10 +181,6 @@ def _lost_to_other_source() -> pl.Expr:
     return pl.when(is_lost).then(pl.lit("other_source", dtype=PairRule))
 
 
-def _is_in_range() -> pl.Expr:
-    return ~(is_too_close() | is_too_far()).fill_null(False)
-
-
 def _first(answers: pl.DataFrame, by: tuple[str, ...]) -> pl.DataFrame:
     keys = ["reward", "tie_length", "tie_index", "source", "sample_index"]
     descending = [False] * len(by) + [True, False, False, False, False]
@@ -170,7 +188,16 @@ def _first(answers: pl.DataFrame, by: tuple[str, ...]) -> pl.DataFrame:
     return ranked.unique(by, keep="first", maintain_order=True)
 
 
-def _worst(answers: pl.DataFrame) -> pl.DataFrame:
-    keys = ("is_far", "reward", "length", "sample_index")
-    ranked = answers.sort(*_GROUP, *keys, nulls_last=True)
-    return ranked.unique(_GROUP, keep="first", maintain_order=True)
+def _worst_of_sources(losers: pl.DataFrame) -> pl.DataFrame:
+    """The lowest of each source: all that the lowest of any scope can be."""
+    return _lowest(losers, ["prompt", "rejected_source"])
+
+
+def _worst(paired: pl.DataFrame) -> pl.DataFrame:
+    return _lowest(paired, _GROUP)
+
+
+def _lowest(losers: pl.DataFrame, by: list[str]) -> pl.DataFrame:
+    keys = ("is_far", "reward", "tie_length", "sample_index", "rejected_source")
+    ranked = losers.sort(*by, *keys, nulls_last=True)
+    return ranked.unique(by, keep="first", maintain_order=True)

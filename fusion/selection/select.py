@@ -10,8 +10,8 @@ from fusion.selection.answers import describe, exclude, judge
 from fusion.selection.pairs import (
     best_of_prompts,
     best_of_sources,
+    candidate_pairs,
     mark_dropped,
-    same_source_pairs,
 )
 from fusion.selection.rows import preference_rows, sft_rows
 from fusion.selection.split import lose_pairs_to_sft, split
@@ -69,16 +69,18 @@ def choose(
     selection, sources = recipe.selection, [source.name for source in recipe.sources]
     numbered = _number_prompts(prompts, recipe)
     described = _number_sources(described, sources)
-    answers = exclude(judge(described, numbered, scores), recipe)
+    allowed = [sources.index(name) for name in selection.pairs_from or sources]
+    answers = exclude(judge(described, numbered, scores, selection), recipe)
     usable = answers.filter(pl.col("dropped_by").is_null())
     best_by_source = best_of_sources(usable)
     best = best_of_prompts(best_by_source)
-    pairs = same_source_pairs(answers, best_by_source, numbered, selection)
-    pairs = mark_dropped(pairs, selection, sources)
+    pairs = candidate_pairs(answers, best_by_source, numbered, selection, allowed)
+    pairs = mark_dropped(pairs, selection, sources, allowed)
     uses = split(numbered, best, pairs, selection.seed)
     pairs = lose_pairs_to_sft(pairs, uses)
     yields = count_yields(recipe, answers, best, pairs, uses)
-    return Choice(_name_sources(best, sources), _name_sources(pairs, sources), uses, yields)
+    named = _name_sources(pairs, sources, "source", "rejected_source")
+    return Choice(_name_sources(best, sources, "source"), named, uses, yields)
 
 
 def fill(choice: Choice, prompts: pl.DataFrame, texts: pl.DataFrame) -> Selected:
@@ -111,7 +113,9 @@ _POLICY_COLUMNS: dict[str, Any] = {
     "makes_pairs": pl.Boolean,
     "split": pl.String,
     "sft_share": pl.Float64,
+    "share_of": pl.String,
     "keep_unpaired": pl.Boolean,
+    "drop_identical": pl.Boolean,
 }
 
 
@@ -121,7 +125,7 @@ def _policy_row(recipe: Recipe, domain: str) -> dict[str, Any]:
         "domain": domain,
         "judge": _judge(recipe, policy),
         "makes_pairs": policy.pairs,
-        **policy.model_dump(include={"split", "sft_share", "keep_unpaired"}),
+        **policy.model_dump(include=set(_POLICY_COLUMNS) & set(Policy.model_fields) - {"judge"}),
     }
 
 
@@ -136,9 +140,9 @@ def _number_sources(described: pl.DataFrame, sources: list[str]) -> pl.DataFrame
     return described.with_columns(pl.col("source").replace_strict(order, return_dtype=pl.Int32))
 
 
-def _name_sources(frame: pl.DataFrame, sources: list[str]) -> pl.DataFrame:
+def _name_sources(frame: pl.DataFrame, sources: list[str], *columns: str) -> pl.DataFrame:
     names = dict(enumerate(sources))
-    return frame.with_columns(pl.col("source").replace_strict(names, return_dtype=pl.String))
+    return frame.with_columns(pl.col(columns).replace_strict(names, return_dtype=pl.String))
 
 
 def _check_known(what: str, given: pl.Series, known: list[str]) -> None:

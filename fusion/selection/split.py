@@ -9,7 +9,13 @@ from fusion.selection.shuffle import shuffle_keys
 
 # Why a prompt becomes no row at all: it has no best answer, or its split asks for a pair and its
 # last one was lost at a pair rule.
-PROMPT_RULES = ("unanswered", "no_usable_answer", "no_correct_answer", *PAIR_RULES[1:])
+PROMPT_RULES = (
+    "unanswered",
+    "identical",
+    "no_usable_answer",
+    "no_correct_answer",
+    *PAIR_RULES[1:],
+)
 PromptRule = pl.Enum(PROMPT_RULES)
 
 
@@ -19,6 +25,7 @@ def split(
     """The prompts with `in_sft`, `in_preferences` and, where neither holds, `dropped_by`."""
     candidates = pairs.group_by("prompt").agg(
         num_usable=pl.col("num_usable").sum(),
+        is_identical=pl.col("is_identical").any(),
         has_pair=pl.col("dropped_by").is_null().any(),
         last_rule=pl.col("dropped_by").max(),
     )
@@ -36,11 +43,13 @@ def split(
 
 
 def share_of_sft(uses: pl.DataFrame, seed: int) -> pl.DataFrame:
-    """Of N prompts of a data set that have a pair, the floor(sft_share * N) first in hash order.
+    """Of N prompts of a data set to be shared, the floor(sft_share * N) first in hash order.
 
-    It depends on the seed and the ids alone, not on the order of the input.
+    Shared are those with a pair, or with `share_of: answered` all with a best answer. It depends
+    on the seed and the ids alone, not on the order of the input.
     """
-    shared = uses.filter(pl.col("has_pair"), pl.col("split") == "share")
+    is_answered = (pl.col("share_of") == "answered") & pl.col("has_best")
+    shared = uses.filter(pl.col("split") == "share", pl.col("has_pair") | is_answered)
     keys = shuffle_keys(shared["prompt_id"], seed)
     ranks = shared.with_columns(keys).with_columns(
         rank=pl.col("shuffle_key").rank("ordinal").over("dataset", "domain"),
@@ -93,6 +102,8 @@ def _dropped_by() -> pl.Expr:
     rule = (
         pl.when(pl.col("num_usable").is_null())
         .then(pl.lit("unanswered"))
+        .when(pl.col("is_identical"))
+        .then(pl.lit("identical"))
         .when(pl.col("num_usable") == 0)
         .then(pl.lit("no_usable_answer"))
         .when(~pl.col("has_best"))

@@ -49,6 +49,7 @@ class PromptYield:
     prompts: int
     sft: int
     pairs: int
+    """Prompts that gave pairs: one each, or with `pair_source: all` one or more."""
     both: int
     dropped: dict[str, int]
 
@@ -59,7 +60,7 @@ class Yields:
 
     prompts: tuple[PromptYield, ...]
     sources: tuple[SourceYield, ...]
-    margins: dict[str, tuple[float, float] | None]
+    margins: dict[str, tuple[float | None, float | None]]
 
     def as_json(self) -> Row:
         """Plain mappings and lists."""
@@ -155,9 +156,6 @@ def _dropped(row: Row, rules: tuple[str, ...]) -> dict[str, int]:
     return {rule: row[f"dropped_{rule}"] for rule in rules if row.get(f"dropped_{rule}")}
 
 
-def _margins(pairs: pl.DataFrame) -> dict[str, tuple[float, float] | None]:
+def _margins(pairs: pl.DataFrame) -> dict[str, tuple[float | None, float | None]]:
     bounds = pairs.select("domain", "low", "high").unique().sort("domain")
-    return {
-        row["domain"]: None if row["low"] is None else (row["low"], row["high"])
-        for row in bounds.to_dicts()
-    }
+    return {domain: (low, high) for domain, low, high in bounds.iter_rows()}

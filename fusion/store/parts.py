@@ -105,8 +105,14 @@ def dataset_of(location: Location, parts: Sequence[Part], schema: pa.Schema) -> 
     return ds.FileSystemDataset(fragments, schema, FORMAT, filesystem)
 
 
-def write_part(location: Location, rows: pa.Table, *, replaces: Iterable[Part] = ()) -> str:
-    """Commit `rows` as one part of the folder `location` under a name of its own; returns it."""
+def write_part(
+    location: Location,
+    rows: pa.Table,
+    *,
+    replaces: Iterable[Part] = (),
+    name: str | None = None,
+) -> str:
+    """Commit `rows` as one part of the folder `location`; returns its name, unique if not given."""
     replaced = sorted(part.file for part in replaces)
     footer = {
         DIGEST_KEY: f"{digest_sum(row_digests(rows)):064x}",
@@ -120,7 +126,7 @@ def write_part(location: Location, rows: pa.Table, *, replaces: Iterable[Part] =
         row_group_size=ROW_GROUP_ROWS,
         write_page_checksum=True,
     )
-    name = f"{MERGED_PREFIX if replaced else 'part-'}{uuid4().hex}.parquet"
+    name = name or f"{MERGED_PREFIX if replaced else 'part-'}{uuid4().hex}.parquet"
     (location / name).write_bytes(sink.getvalue())
     return name
 

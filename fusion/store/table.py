@@ -44,11 +44,11 @@ class Table:
             raise ValueError(f"partition key {key!r} is not the name of a visible folder")
         return Table(self.location / key, self.schema, self.id_column)
 
-    def append(self, rows: pa.Table | pa.RecordBatch) -> str | None:
+    def append(self, rows: pa.Table | pa.RecordBatch, *, name: str | None = None) -> str | None:
         """Commit `rows` (Table or RecordBatch) as one new part, whole or not at all.
 
         Returns the part's name, None where there were no rows to write. See `rows.conform` for
-        what is accepted.
+        what is accepted. A `name` given replaces the part that has it.
 
         Raises:
             CrucibleError: the rows do not fit the schema.
@@ -56,7 +56,7 @@ class Table:
         fitting = rules.conform(rows, self.schema, self.id_column)
         if fitting.num_rows == 0:
             return None
-        return files.write_part(self.location, fitting)
+        return files.write_part(self.location, fitting, name=name)
 
     def ids(self) -> pa.Array:
         """The distinct ids in ascending order, as a `pa.Array`; reads no other column."""

@@ -1,13 +1,16 @@
 """The stage select on real tables: what it reads, what it leaves behind, and that TRL takes it."""
 
 import datetime
+import random
+from pathlib import Path
 
 import datasets
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
-from fusion.identity import dedupe_key, prompt_id, response_id, score_id
+from fusion.identity import content_hash, dedupe_key, prompt_id, response_id, score_id
 from fusion.recipe import Recipe
 from fusion.records import PREFERENCES, PROMPTS, RESPONSES, SCORES, SFT
 from fusion.run import Run
@@ -18,6 +21,7 @@ KEYS = {"alpha": "alpha-key", "beta": "beta-key"}
 SCORERS = ["reward-key", "math-key"]
 NUM_PROMPTS = 10
 SAMPLES = 3
+GOLD = "4"
 
 
 @pytest.fixture
@@ -52,6 +56,7 @@ def prompt_row(domain, number, split="train"):
         "split": split,
         "language": "en",
         "messages": messages,
+        "gold": GOLD,
         "origin": "test",
     }
 
@@ -75,9 +80,9 @@ def response_row(prompt, source, index):
     }
 
 
-def score_row(response, scorer, **judgement):
+def score_row(response, scorer, *, gold=GOLD, **judgement):
     key = f"{scorer}-key"
-    id_ = score_id(response, key, "")
+    id_ = score_id(response, key, "" if scorer == "reward" else content_hash([gold, None, None]))
     row = {"score_id": id_, "response_id": response, "scorer": scorer, "scorer_key": key}
     return {**row, **judgement}
 
@@ -139,9 +144,65 @@ def test_answers_beyond_the_recipe_s_number_take_no_part(stored, prompts):
 def test_held_out_prompts_take_no_part(stored, prompts):
     run_select(stored, prompts, KEYS, SCORERS)
     held_out = set(prompts.filter(split="test")["prompt_id"])
-    used = {*stored.sft().ids().to_pylist(), *stored.preferences().ids().to_pylist()}
+    tables = (stored.sft(), stored.preferences())
+    used = {row["prompt_id"] for t in tables for row in t.read(["prompt_id"]).to_pylist()}
     assert held_out
     assert not held_out & used
+
+
+def test_a_verdict_on_a_corrected_gold_counts_and_the_one_on_the_old_does_not(stored, prompts):
+    """Once the gold is 5, the last answer is wrong and the first one correct."""
+    run_select(stored, prompts, KEYS, SCORERS)
+    before = stored.preferences().read(filter=pc.field("domain") == "math").to_pylist()
+    assert {row["chosen"][0]["content"] for row in before} == {"alpha says 2"}
+    verdicts = [
+        score_row(
+            response_id(prompt, key, index),
+            "math",
+            gold="5",
+            verdict="correct" if index == 1 else "wrong",
+        )
+        for prompt in prompts["prompt_id"]
+        for key in KEYS.values()
+        for index in range(SAMPLES)
+    ]
+    stored.shared("scores").partition("math-key").append(pa.Table.from_pylist(verdicts, SCORES))
+    corrected = prompts.with_columns(gold=pl.lit("5"))
+    run_select(stored, corrected, KEYS, SCORERS)
+    after = stored.preferences().read(filter=pc.field("domain") == "math").to_pylist()
+    assert {row["chosen"][0]["content"] for row in after} == {"alpha says 1"}
+    # a gold that nothing was checked against yet
+    manifest = run_select(stored, prompts.with_columns(gold=pl.lit("6")), KEYS, SCORERS)
+    (math,) = [row for row in manifest.yields["prompts"] if row["dataset"] == "math"]
+    assert math["dropped"] == {"no_usable_answer": NUM_PROMPTS}
+
+
+def test_any_order_and_sharding_of_the_store_gives_the_same_files(stored, prompts, tmp_path):
+    run_select(stored, prompts, KEYS, SCORERS)
+    other = Run(stored.recipe.model_copy(update={"storage": str(tmp_path / "other")}))
+    rng = random.Random(7)
+    for name in ("responses", "scores"):
+        keys = KEYS.values() if name == "responses" else SCORERS
+        for key in keys:
+            rows = stored.shared(name).partition(key).read()
+            order = rng.sample(range(rows.num_rows), rows.num_rows)
+            for start in range(0, rows.num_rows, 37):
+                part = rows.take(order[start : start + 37])
+                other.shared(name).partition(key).append(part)
+                # and some of it twice
+                other.shared(name).partition(key).append(part.slice(0, 3))
+    run_select(other, prompts.sample(fraction=1, shuffle=True, seed=3), KEYS, SCORERS)
+    assert files_of(other) == files_of(stored)
+    assert len(files_of(stored)) == 3
+
+
+def files_of(run):
+    folder = Path(run.folder.path) / "dataset"
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def test_selecting_again_replaces_the_rows(stored, prompts):

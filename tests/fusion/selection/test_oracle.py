@@ -14,7 +14,7 @@ from polars.testing import assert_frame_equal
 
 DOMAINS = ("instruction", "math", "code", "chinese")
 REWARDS = (None, math.nan, 0.0, 0.01, 0.02, 0.1, 0.11, 0.12, 0.3)
-TEXTS = ("", " ", "a", "b", " a", "bb", "ccc", "dddd")
+TEXTS = ("", " ", "a", "b", " a", "bb", "ccc", "dddd", "I cannot help.")
 
 SOURCES = ("alpha", "beta", "gamma")
 NUM_PROMPTS = 30
@@ -24,18 +24,35 @@ policies = st.fixed_dictionaries(
     optional={
         "split": st.sampled_from(("share", "pairs_first", "overlap")),
         "sft_share": st.sampled_from((0.0, 0.29, 0.4, 0.5, 1.0)),
+        "share_of": st.sampled_from(("paired", "answered")),
         "keep_unpaired": st.booleans(),
-        "margin": st.one_of(st.booleans(), st.just({"low": 0.0, "high": 0.2})),
+        "drop_identical": st.booleans(),
+        "margin": st.one_of(
+            st.booleans(), st.just({"low": 0.0, "high": 0.2}), st.just({"low": None})
+        ),
     },
 )
 selections = st.fixed_dictionaries(
     {},
     optional={
         "domains": st.dictionaries(st.sampled_from(DOMAINS), policies),
-        "pair_source": st.sampled_from(("best_chosen", "max_margin", "random")),
+        "margin": st.sampled_from(
+            (
+                {"inclusive": False},
+                {"low": 0.0, "high": None},
+                {"low": 0.02, "high": 0.11, "inclusive": False},
+            )
+        ),
+        "pair_scope": st.sampled_from(("same_source", "cross_source", "pooled")),
+        "pair_source": st.sampled_from(("best_chosen", "max_margin", "random", "all")),
         "rejected": st.sampled_from(("lowest", "lowest_in_range")),
+        "ties": st.sampled_from(("shorter", "first")),
         "pairs_from": st.sampled_from((("alpha",), ("beta", "gamma"))),
+        "min_answers": st.sampled_from((2, 3)),
         "drop_truncated": st.booleans(),
+        "drop_refusals": st.booleans(),
+        "drop_duplicates": st.booleans(),
+        "drop_same_text": st.booleans(),
         "seed": st.integers(0, 3),
     },
 )
@@ -77,8 +94,20 @@ def draw_answer(answer, rng, flaws):
     )
 
 
-def usable_answers(answers, judge, recipe):
-    usable, seen = [], set()
+def usable_answers(answers, judge, recipe, policy):
+    """Those that may be picked, duplicates gone; none where all are one text."""
+    sound = [*sound_answers(answers, judge, recipe)]
+    if policy.drop_identical and len(sound) > 1 and len({a.text for a in sound}) == 1:
+        return []
+    if not recipe.selection.drop_duplicates:
+        return sound
+    first = {}
+    for a in sound:
+        first.setdefault((a.source, a.text), a)
+    return [*first.values()]
+
+
+def sound_answers(answers, judge, recipe):
     for a in sorted(answers, key=lambda a: (a.source, a.index)):
         reward = a.reward if a.reward is not None and math.isfinite(a.reward) else None
         reward = reward if recipe.reward else None
@@ -86,38 +115,54 @@ def usable_answers(answers, judge, recipe):
             continue
         if a.finish_reason == "length" and recipe.selection.drop_truncated:
             continue
+        if a.text.startswith("I cannot help") and recipe.selection.drop_refusals:
+            continue
         if recipe.reward and judge != "none" and reward is None:
             continue
         if judge == "verdict" and a.verdict is None:
             continue
-        if (a.source, a.text) in seen:
-            continue
-        seen.add((a.source, a.text))
-        usable.append(a._replace(reward=reward))
-    return usable
+        yield a._replace(reward=reward)
 
 
-def best_key(a, judge, order):
+def length_of(a, selection):
+    return 0 if selection.ties == "first" else len(a.text)
+
+
+def best_key(a, judge, order, selection):
     if judge == "none" and a.reward is None:
         return (1, 0, 0, 0, order[a.source], a.index)
     reward = 0.0 if a.reward is None else -a.reward
-    return (0, reward, len(a.text), a.index, order[a.source], 0)
+    return (0, reward, length_of(a, selection), a.index, order[a.source], 0)
 
 
-def worst_key(a):
-    return (0.0 if a.reward is None else a.reward, len(a.text), a.index)
+def worst_key(a, order, selection):
+    reward = 0.0 if a.reward is None else a.reward
+    return (reward, length_of(a, selection), a.index, order[a.source])
 
 
-def source_pair(answers, judge, band, mode):
+def scope_of(source, usable, selection, allowed):
+    """The answers that one source's best may be paired with."""
+    if selection.pair_scope == "same_source":
+        return [a for a in usable if a.source == source]
+    others = [a for a in usable if a.source in allowed]
+    if selection.pair_scope == "cross_source":
+        return [a for a in others if a.source != source]
+    return others
+
+
+def source_pair(source, usable, judge, band, selection, order):
     """Chosen, rejected and margin of one source, or None."""
-    if len(answers) < 2:
+    allowed = selection.pairs_from or tuple(order)
+    own = [a for a in usable if a.source == source]
+    scope = scope_of(source, usable, selection, allowed)
+    counted = own if selection.pair_scope == "same_source" else usable
+    if len([a for a in counted if a.source in allowed]) < selection.min_answers:
         return None
-    order = {a.source: 0 for a in answers}
-    winners = [a for a in answers if judge != "verdict" or a.verdict == "correct"]
-    losers = [a for a in answers if judge != "verdict" or a.verdict == "wrong"]
+    winners = [a for a in own if judge != "verdict" or a.verdict == "correct"]
+    losers = [a for a in scope if judge != "verdict" or a.verdict == "wrong"]
     if not winners or not losers:
         return None
-    chosen = min(winners, key=lambda a: best_key(a, judge, order))
+    chosen = min(winners, key=lambda a: best_key(a, judge, order, selection))
 
     def margin_to(a):
         return None if chosen.reward is None else chosen.reward - a.reward
@@ -125,12 +170,16 @@ def source_pair(answers, judge, band, mode):
     def is_inside(a):
         if band is None or margin_to(a) is None:
             return True
-        return band.low - 1e-9 <= margin_to(a) <= band.high + 1e-9
+        slack = 1e-9 if band.inclusive else -1e-9
+        is_far = band.high is not None and margin_to(a) > band.high + slack
+        is_near = band.low is not None and margin_to(a) < band.low - slack
+        return not is_far and not is_near
 
     inside = [a for a in losers if is_inside(a)]
-    pool = inside if mode == "lowest_in_range" and inside else losers
-    rejected = min(pool, key=worst_key)
-    if chosen.text.strip() == rejected.text.strip() or not is_inside(rejected):
+    pool = inside if selection.rejected == "lowest_in_range" and inside else losers
+    rejected = min(pool, key=lambda a: worst_key(a, order, selection))
+    is_alike = chosen.text.strip() == rejected.text.strip() and selection.drop_same_text
+    if is_alike or chosen == rejected or not is_inside(rejected):
         return None
     return chosen, rejected, margin_to(rejected)
 
@@ -140,6 +189,8 @@ def hash_of(seed, text):
 
 
 def pick(pairs, selection, order, prompt):
+    """The prompt's pairs, one unless all are wanted."""
+
     def key(pair):
         chosen, _, margin = pair
         if selection.pair_source == "random":
@@ -149,11 +200,11 @@ def pick(pairs, selection, order, prompt):
             figures.reverse()
         return (*figures, order[chosen.source])
 
-    return min(pairs, key=key, default=None)
+    return pairs if selection.pair_source == "all" else [min(pairs, key=key)]
 
 
 def oracle(recipe, ids, answers):
-    """{prompt: best answer} and {prompt: (chosen, rejected, margin)}."""
+    """{prompt: best answer} and {prompt: its pairs as (chosen, rejected, margin)}."""
     selection, order = recipe.selection, {s.name: i for i, s in enumerate(recipe.sources)}
     best, pairs, sft, preferences = {}, {}, {}, {}
     for prompt in ids:
@@ -161,32 +212,32 @@ def oracle(recipe, ids, answers):
         judge = policy.judge
         if judge == "reward" and recipe.reward is None:
             judge = "verdict"
-        usable = usable_answers([a for a in answers if a.prompt == prompt], judge, recipe)
+        mine = [a for a in answers if a.prompt == prompt]
+        usable = usable_answers(mine, judge, recipe, policy)
         winners = [a for a in usable if judge != "verdict" or a.verdict == "correct"]
         if winners:
-            best[prompt] = min(winners, key=lambda a: best_key(a, judge, order))
+            best[prompt] = min(winners, key=lambda a: best_key(a, judge, order, selection))
         if not policy.pairs:
             continue
         found = []
         for source in selection.pairs_from or order:
-            mine = [a for a in usable if a.source == source]
             band = selection.bounds(prompt.split("/")[0])
-            pair = source_pair(mine, judge, band, selection.rejected)
+            pair = source_pair(source, usable, judge, band, selection, order)
             found += [pair] if pair else []
         if found:
             pairs[prompt] = pick(found, selection, order, prompt)
     for domain in DOMAINS:
         policy = selection.policy(domain)
         mine = [p for p in ids if p.startswith(f"{domain}/") and p in best]
-        paired = sorted((p for p in mine if p in pairs), key=lambda p: hash_of(selection.seed, p))
-        quota = math.floor(Fraction(str(policy.sft_share)) * len(paired))
+        shared = [p for p in mine if p in pairs or policy.share_of == "answered"]
+        shared.sort(key=lambda p: hash_of(selection.seed, p))
+        quota = math.floor(Fraction(str(policy.sft_share)) * len(shared))
         for prompt in mine:
-            if prompt not in pairs:
+            if policy.split == "share" and prompt in shared[:quota]:
+                to_sft, to_pairs = True, False
+            elif prompt not in pairs:
                 unpaired = policy.split != "share" or policy.keep_unpaired or not policy.pairs
                 to_sft, to_pairs = unpaired, False
-            elif policy.split == "share":
-                to_sft = paired.index(prompt) < quota
-                to_pairs = not to_sft
             else:
                 to_sft, to_pairs = policy.split == "overlap", True
             if to_sft:
@@ -207,16 +258,19 @@ def test_the_rules_equal_plain_loops(grown, seed, selection, has_reward):
         for row in selected.sft.to_dicts()
     } == {prompt: (a.source, a.text, a.reward) for prompt, a in sft.items()}
     assert {
-        row["prompt_id"]: (
+        (
+            row["prompt_id"],
             row["source"],
+            row["rejected_source"],
             row["chosen"][0]["content"],
             row["rejected"][0]["content"],
             row["margin"],
         )
         for row in selected.preferences.to_dicts()
     } == {
-        prompt: (chosen.source, chosen.text, rejected.text, margin)
-        for prompt, (chosen, rejected, margin) in preferences.items()
+        (prompt, chosen.source, rejected.source, chosen.text, rejected.text, margin)
+        for prompt, pairs in preferences.items()
+        for chosen, rejected, margin in pairs
     }
 
 
@@ -256,7 +310,8 @@ def test_yields_balance(grown, seed, selection):
     assert sum(row.answers for row in selected.yields.sources) == len(answers)
     assert sum(row.prompts for row in selected.yields.prompts) == built.prompts.height
     for name, table in (("sft", selected.sft), ("pairs", selected.preferences)):
-        assert sum(getattr(row, name) for row in selected.yields.prompts) == table.height
+        num_prompts = table["prompt_id"].n_unique()
+        assert sum(getattr(row, name) for row in selected.yields.prompts) == num_prompts
         assert sum(getattr(row, name) for row in selected.yields.sources) == table.height
 
 
@@ -269,7 +324,9 @@ def test_a_prompt_has_one_record_a_table_and_one_in_all_unless_they_overlap(grow
         table["prompt_id"].to_list() for table in (selected.sft, selected.preferences)
     )
     assert len(set(sft)) == len(sft)
-    assert len(set(preferences)) == len(preferences)
+    assert selected.preferences["pair_id"].is_unique().all()
+    if built.recipe.selection.pair_source != "all":
+        assert len(set(preferences)) == len(preferences)
     for prompt in set(sft) & set(preferences):
         assert built.recipe.selection.policy(prompt.split("/")[0]).split == "overlap"
 

@@ -71,6 +71,23 @@ def test_margin_is_inclusive_at_both_bounds(world, two, low, high, rule):
     assert selected.preferences.height == (0 if rule else 1)
 
 
+@pytest.mark.parametrize(("high", "rule"), [(0.11, "margin_low"), (0.2, "margin_high")])
+def test_margin_may_leave_its_bounds_out(world, two, high, rule):
+    selected = world(two(0.1, high), margin={"inclusive": False}, **PAIRS).select()
+    assert lost(selected)[1] == {rule: 1}
+
+
+@pytest.mark.parametrize(
+    ("margin", "rule"),
+    [({"low": None}, None), ({"low": -1.0}, None), ({"low": 0.0, "high": None}, "margin_low")],
+)
+def test_a_bound_may_be_left_open(world, answer, margin, rule):
+    """The correct answer has the lower reward."""
+    answers = math(answer, "alpha", (0.1, "correct"), (0.4, "wrong"))
+    selected = world(answers, datasets=("math",), margin=margin).select()
+    assert lost(selected)[1] == ({rule: 1} if rule else {})
+
+
 def test_margin_slack_covers_rounding_and_no_more(world, two):
     assert 0.7 - 0.6 < 0.1 < 0.8 - 0.7
     assert world(two(0.7, 0.8), **PAIRS).select().preferences.height == 1
@@ -96,6 +113,29 @@ def test_a_domain_may_have_a_margin_of_its_own_or_none(world, two, margin, pairs
     assert world(two(0.0, 0.7), domains=domains).select().preferences.height == pairs
 
 
+def test_a_domain_s_margin_takes_the_bound_it_leaves_open_from_the_selection():
+    selection = Selection.model_validate(
+        {"margin": {"low": 0.2, "high": 3.0}, "domains": {"math": {"margin": {"low": 0.5}}}}
+    )
+    assert (selection.bounds("math").low, selection.bounds("math").high) == (0.5, 3.0)
+    assert Selection.model_validate(selection.model_dump(mode="json")) == selection
+
+
+@pytest.mark.parametrize(
+    ("selection", "sentence"),
+    [
+        ({"margin": {"unit": "quantile"}}, "needs low and high"),
+        ({"margin": {"low": 0.5}}, "low 0.5 is above high 0.1"),
+        ({"margin": {"low": 0, "high": 2, "unit": "quantile"}}, "from 0 to 1"),
+        ({"domains": {"math": {"margin": {"low": 0, "unit": "quantile"}}}}, "low and high of its"),
+        ({"min_answers": 1}, "greater than or equal to 2"),
+    ],
+)
+def test_margins_that_make_no_sense_are_refused(selection, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        Selection.model_validate(selection)
+
+
 def test_a_policy_changes_its_preset_and_survives_a_dump():
     selection = Selection.model_validate({"domains": {"math": {"keep_unpaired": True}}})
     assert (selection.policy("math").judge, selection.policy("math").split) == (
@@ -119,6 +159,13 @@ def test_ties_go_to_the_shorter_text_then_the_lower_index(world, answer):
     assert of(worst, ("alpha", 1, "one", 0.2), ("alpha", 0, "two", 0.2)) == ("alpha", "two")
     assert of(worst, ("beta", 0, "one", 0.2), ("alpha", 0, "two", 0.2)) == ("alpha", "two")
     assert of(worst, ("beta", 0, "one", 0.2), ("alpha", 1, "two", 0.2)) == ("beta", "one")
+
+
+def test_ties_may_pass_over_length(world, answer):
+    answers = [answer("instruction/1", "alpha", i, text, 0.2) for i, text in enumerate(("ab", "c"))]
+    answers.append(answer("instruction/1", "alpha", 2, "worst", 0.1))
+    assert best(world(answers, **SFT).select()) == ("alpha", "c")
+    assert best(world(answers, ties="first", **SFT).select()) == ("alpha", "ab")
 
 
 def test_ties_of_rejected_go_to_the_shorter_text_then_the_lower_index(world, answer):
@@ -163,10 +210,10 @@ def test_truncated_answers_stay_where_the_recipe_keeps_them(world, two):
         "很抱歉，我无法回答这个问题。",
     ],
 )
-def test_refusals_are_left_out_on_request(world, answer, text):
+def test_refusals_are_left_out_unless_the_recipe_keeps_them(world, answer, text):
     answers = [answer("instruction/1", text=text, reward=0.1)]
-    assert lost(world(answers, drop_refusals=True).select())[0] == {"refused": 1}
-    assert lost(world(answers).select())[0] == {}
+    assert lost(world(answers).select())[0] == {"refused": 1}
+    assert lost(world(answers, drop_refusals=False).select())[0] == {}
 
 
 @pytest.mark.parametrize("text", ["I cannot recommend it enough.", "A sorry sight. It can't be."])
@@ -197,8 +244,29 @@ def test_duplicates_of_one_source_are_left_out_and_of_another_kept(world, answer
         for source in ("alpha", "beta")
         for index in (0, 1)
     ]
+    answers.append(answer("instruction/1", "gamma", 0, "another", 0.1))
     selected = world(answers, **SFT).select()
     assert lost(selected, "alpha")[0] == lost(selected, "beta")[0] == {"duplicate": 1}
+    kept = world(answers, drop_duplicates=False, **SFT).select()
+    assert lost(kept, "alpha")[0] == lost(kept, "beta")[0] == {}
+
+
+def test_a_prompt_whose_answers_are_all_one_text_is_dropped(world, answer):
+    answers = [
+        answer("math/1", source, 0, "4", 0.1, "correct") for source in ("alpha", "beta", "gamma")
+    ]
+    (prompts,) = world(answers, datasets=("math",)).select().yields.prompts
+    assert prompts.dropped == {"identical": 1}
+    kept = world(answers, datasets=("math",), domains={"math": {"drop_identical": False}}).select()
+    assert best(kept) == ("alpha", "4")
+
+
+def test_one_answer_alone_is_not_identical(world, answer):
+    answers = [
+        answer("math/1", "alpha", 0, "4", 0.1, "correct"),
+        answer("math/1", "beta", 0, "4", None, "correct"),
+    ]
+    assert best(world(answers, datasets=("math",)).select()) == ("alpha", "4")
 
 
 def test_a_duplicate_of_an_unusable_answer_stays(world, answer):
@@ -215,6 +283,15 @@ def test_pair_of_equal_texts_but_for_white_space_is_dropped(world, answer):
         answer("instruction/1", index=1, text=" same\n", reward=0.15),
     ]
     assert lost(world(answers, **PAIRS).select())[1] == {"same_text": 1}
+    kept = world(answers, drop_same_text=False, **PAIRS).select()
+    assert pair(kept) == ("alpha", " same\n", "same")
+
+
+def test_an_answer_is_never_paired_with_itself(world, answer):
+    answers = [answer("instruction/1", index=i, text=t, reward=0.1) for i, t in enumerate("ab")]
+    domains = {"instruction": {"margin": False, "sft_share": 0.0}}
+    selected = world(answers, drop_same_text=False, domains=domains).select()
+    assert lost(selected)[1] == {"same_text": 1}
 
 
 def math(answer, source, *rewards_and_verdicts):
@@ -321,6 +398,79 @@ def test_pair_source_random_belongs_to_seed_and_prompt(world, three):
         for seed in range(12)
     ]
     assert picks == again
+
+
+def test_pair_source_all_gives_a_pair_of_every_source(world, three):
+    selected = world(three, pair_source="all", **PAIRS).select()
+    assert selected.preferences["source"].to_list() == ["alpha", "beta", "gamma"]
+    assert selected.preferences["pair_id"].n_unique() == 3
+    (prompts,) = selected.yields.prompts
+    assert (prompts.pairs, [source.pairs for source in selected.yields.sources]) == (1, [1, 1, 1])
+
+
+def pairs_of(selected):
+    rows = selected.preferences.to_dicts()
+    return [(row["source"], row["rejected_source"], row["rejected"][0]["content"]) for row in rows]
+
+
+WIDE = {"margin": {"low": 0.01, "high": 1.0}, **PAIRS}
+
+
+def test_cross_source_pairs_with_the_lowest_of_the_others(world, three):
+    selected = world(three, pair_scope="cross_source", pair_source="all", **WIDE).select()
+    assert pairs_of(selected) == [("alpha", "beta", "beta 1"), ("gamma", "beta", "beta 1")]
+    # the best of beta is lower than the lowest of the others
+    assert lost(selected, "beta")[1] == {"margin_low": 1}
+
+
+def test_pooled_pairs_with_the_lowest_of_all(world, three):
+    selected = world(three, pair_scope="pooled", **WIDE).select()
+    assert pairs_of(selected) == [("alpha", "beta", "beta 1")]
+
+
+def test_cross_source_makes_pairs_of_single_answers(world, answer):
+    answers = [
+        answer("instruction/1", source, 0, source, reward)
+        for source, reward in (("alpha", 0.1), ("beta", 0.15))
+    ]
+    assert lost(world(answers, **PAIRS).select())[1] == {"single_answer": 1}
+    selected = world(answers, pair_scope="cross_source", **PAIRS).select()
+    assert pairs_of(selected) == [("beta", "alpha", "alpha")]
+
+
+def test_cross_source_needs_another_source(world, two):
+    selected = world(two(0.1, 0.15), pair_scope="cross_source", **PAIRS).select()
+    assert lost(selected)[1] == {"no_rival": 1}
+
+
+def test_sources_without_pairs_are_not_rejected_either(world, three):
+    options = {"pair_scope": "pooled", "pairs_from": ("alpha", "gamma"), **WIDE}
+    assert pairs_of(world(three, **options).select()) == [("alpha", "gamma", "gamma 1")]
+
+
+def test_rejected_lowest_in_range_looks_over_the_whole_scope(world, three):
+    options = {"pair_scope": "pooled", "rejected": "lowest_in_range", **PAIRS}
+    selected = world(three, margin={"low": 0.01, "high": 0.05}, **options).select()
+    assert pairs_of(selected) == [("alpha", "gamma", "gamma 1")]
+
+
+def test_min_answers_asks_more_of_a_pair(world, two):
+    assert lost(world(two(0.1, 0.15), min_answers=3, **PAIRS).select())[1] == {"single_answer": 1}
+
+
+def test_share_of_answered_splits_before_it_filters(world, answer):
+    answers = [
+        answer(f"instruction/{number}", index=i, text=f"{i}", reward=reward)
+        for number in range(10)
+        for i, reward in enumerate((0.1, 0.15 if number < 5 else 0.9))
+    ]
+    domains = {"instruction": {"share_of": "answered"}}
+    (prompts,) = world(answers, domains=domains).select().yields.prompts
+    # floor(0.4 * 10) of all, and of the six others those with a pair
+    assert prompts.sft == 4
+    assert prompts.pairs + prompts.dropped["margin_high"] == 6
+    (filtered,) = world(answers).select().yields.prompts
+    assert (filtered.sft, filtered.pairs, filtered.dropped) == (2, 3, {"margin_high": 5})
 
 
 def test_pairs_from_limits_pairs_and_not_the_best_reply(world, three):
