@@ -1,6 +1,7 @@
 """One fusion from prompts to report: the stages in order, each skipped where it is done."""
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import polars as pl
@@ -11,9 +12,9 @@ from fusion.errors import BadInputError
 from fusion.ingest import DatasetCounts, import_answers
 from fusion.models import is_local
 from fusion.recipe import Recipe, Training
-from fusion.recipe_file import dump_recipe
+from fusion.recipe_file import dump_recipe, stored_recipe
 from fusion.run import Run
-from fusion.store import Lease, Manifest
+from fusion.store import Lease, Location, Manifest
 from jobs.accounts import sample_manifest, score_manifest
 from jobs.answering import Answering
 from jobs.checking import check_sandbox, uses_code
@@ -41,10 +42,14 @@ STAGES = (
     "report",
 )
 
+# They read and write tables alone: no Ray is started for them.
+WITHOUT_CLUSTER = frozenset({"ingest", "select", "report"})
+NOTHING = Holdings(nodes=0, cpus=0, cores=0, gpus=0, memory_gib=0, sandbox_nodes=0)
+
 
 @dataclass
 class Fusion:
-    """A run on a connected cluster; each stage is a method of its name."""
+    """A run on what a cluster holds; each stage is a method of its name."""
 
     run: Run
     holdings: Holdings
@@ -75,12 +80,13 @@ class Fusion:
 
     @property
     def prompts(self) -> pl.DataFrame:
-        """The run's prompts, ingested before."""
-        if Manifest.read(self.run.manifest("ingest")) is None:
+        """The run's prompts, ingested before by it or by a recipe with the same data sets."""
+        prompts = load_prompts(self.run)
+        if prompts.is_empty():
             raise BadInputError(
                 f"Run {self.run.recipe.name} has no prompts yet; run the stage ingest first."
             )
-        return load_prompts(self.run)
+        return prompts
 
     def _say(self, manifest: Manifest) -> None:
         counts = manifest.counts
@@ -126,25 +132,34 @@ class Fusion:
 
 
 def run_recipe(recipe: Recipe, stages: Sequence[str], progress: Progress) -> Run:
-    """Run stages of a recipe on the cluster at hand, under a lease of the run.
+    """Run stages of a recipe under a lease of the run, on the cluster at hand if they need one.
 
     Raises:
         CrucibleError: bad input, a stage that failed, or another driver at work on this run.
     """
     folder = Run(recipe).folder
-    with Lease(folder / "leases", "run") as lease, connected() as there:
-        holdings = usable(recipe, there)
-        run = Run(resolved(recipe, holdings))
-        _check_fits(run, stages, holdings)
-        check_reach(run.folder, _local_models(run.recipe))
-        (folder / "recipe.yaml").write_text(dump_recipe(run.recipe))
+    kept = folder / "recipe.yaml"
+    with Lease(folder / "leases", "run") as lease, ExitStack() as stack:
+        if WITHOUT_CLUSTER.issuperset(stages):
+            holdings, run = NOTHING, Run(resolved_before(recipe, kept))
+        else:
+            holdings = usable(recipe, stack.enter_context(connected()))
+            run = Run(resolved(recipe, "bf16" if holdings.gpus else "fp32"))
+            _check_fits(run, stages, holdings)
+            check_reach(run.folder, _local_models(run.recipe))
+        kept.write_text(dump_recipe(run.recipe))
         Fusion(run, holdings, progress, lease).do(stages)
     return run
 
 
-def resolved(recipe: Recipe, holdings: Holdings) -> Recipe:
+def resolved_before(recipe: Recipe, kept: Location) -> Recipe:
+    """The recipe with what an earlier start decided, left open where there was none."""
+    before = stored_recipe(kept.read_text(), origin=str(kept)) if kept.exists() else recipe
+    return resolved(recipe, before.dpo.precision)
+
+
+def resolved(recipe: Recipe, precision: str) -> Recipe:
     """The recipe with what depends on the machine decided: precision, and an absolute storage."""
-    precision = "bf16" if holdings.gpus else "fp32"
 
     def decide(training: Training) -> Training:
         auto = training.precision == "auto"

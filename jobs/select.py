@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fusion import __version__
+from fusion.errors import BadInputError
 from fusion.identity import content_hash
 from fusion.recipe_file import recipe_hash
 from fusion.run import Run
@@ -51,6 +52,9 @@ def run_select(
     `prompts` has the columns of `records.PROMPTS`; those held out (split test) take no part.
     `source_keys` names each source's partition of the responses, `scorer_keys` the partitions of
     the scores that count.
+
+    Raises:
+        BadInputError: no source has answered under this recipe's settings; nothing is replaced.
     """
     started_at, clock = datetime.now(UTC), time.perf_counter()
     prompts = prompts.filter(pl.col("split") == "train")
@@ -108,6 +112,12 @@ def _choose(
     run: Run, prompts: pl.DataFrame, source_keys: Mapping[str, str], scorer_keys: Sequence[str]
 ) -> Choice:
     described = pl.concat(_described(run, prompts, source_keys))
+    if described.is_empty():
+        raise BadInputError(
+            f"The store {run.shared('responses').location} has no answers of "
+            f"{', '.join(source_keys)} as the recipe has them sampled; run the stages sample and "
+            "score, or leave models and sampling as they were."
+        )
     answers = described.select("response_id", "prompt_id")
     answers = answers.join(prompts.select(_CHECKED_AGAINST), on="prompt_id")
     scores = [_NO_SCORES]

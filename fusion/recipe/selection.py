@@ -75,7 +75,8 @@ DOMAIN_PRESETS: dict[str, Policy] = {
     "instruction": Policy(),
     "math": Policy(judge="verdict", split="pairs_first"),
     "code": Policy(judge="verdict", split="overlap", margin=False),
-    "chinese": Policy(judge="none", pairs=False, split="pairs_first"),
+    # Where no pairs are wanted, sources that agree are no reason to drop a prompt.
+    "chinese": Policy(judge="none", pairs=False, split="pairs_first", drop_identical=False),
 }
 
 

@@ -8,6 +8,7 @@ from fusion.report.accuracy import AVERAGE, Accuracy, domains_of
 from fusion.report.comparison import Difference, compare
 from fusion.report.data import ReportData
 from fusion.report.text import format_number, format_percent, format_points
+from fusion.statistics import disjoint
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,7 @@ class Comparison:
     other: str
     points: str
     bounds: str
+    overlap: str
     reading: str
     tone: str
 
@@ -41,7 +43,7 @@ def write_headline(data: ReportData, accuracy: Accuracy, verdicts: pl.DataFrame)
         sentence=_sentence(accuracy, fused, best),
         explanation=_explanation(accuracy, fused),
         comparisons=tuple(
-            _comparison(other, difference)
+            _comparison(other, difference, accuracy, fused)
             for other in others
             if (difference := compare(verdicts, fused, other)) is not None
         ),
@@ -82,13 +84,15 @@ def _headline_without_fused(data: ReportData, accuracy: Accuracy) -> Headline:
     if data.yields is None:
         return Headline("Nothing has been selected yet.", why)
     num_sft = format_number(sum(part.sft for part in data.yields.prompts))
-    num_pairs = format_number(sum(part.pairs for part in data.yields.prompts))
+    num_pairs = format_number(sum(part.pairs for part in data.yields.sources))
     sources = "one source" if len(data.sources) == 1 else f"{len(data.sources)} sources"
     sentence = f"{num_sft} conversations and {num_pairs} preference pairs from {sources}."
     return Headline(sentence, why)
 
 
-def _comparison(other: str, difference: Difference) -> Comparison:
+def _comparison(other: str, difference: Difference, accuracy: Accuracy, fused: str) -> Comparison:
+    """A clear difference need not part the two models' own intervals, which is stricter."""
+    are_apart = disjoint(accuracy[fused][AVERAGE], accuracy[other][AVERAGE])
     reading, tone = "no clear difference", "level"
     if difference.is_clear:
         reading, tone = ("better", "better") if difference.low > 0 else ("worse", "worse")
@@ -96,6 +100,7 @@ def _comparison(other: str, difference: Difference) -> Comparison:
         other="the target before fusion" if other == "base" else other,
         points=f"{format_points(difference.value)} points",
         bounds=f"{format_points(difference.low)} to {format_points(difference.high)}",
+        overlap="lie apart" if are_apart else "overlap",
         reading=reading,
         tone=tone,
     )

@@ -13,7 +13,7 @@ import jinja2
 import polars as pl
 from plotly.offline import get_plotlyjs
 
-from fusion.report import charts, tables
+from fusion.report import charts, tables, yield_tables
 from fusion.report.accuracy import measure_accuracy, read_verdicts
 from fusion.report.data import ReportData
 from fusion.report.figures import Figure, colour_name, figure_json
@@ -91,6 +91,9 @@ def _sections(data: ReportData) -> dict[str, Any]:
         "yield_table": tables.yield_table(yields, data.sources),
         "left_out_charts": charts.left_out_figures(left_out(data.yields)),
         "left_out_table": tables.left_out_table(data.manifests),
+        "prompt_yields": yield_tables.prompt_table(data.yields),
+        "answer_yields": yield_tables.answer_table(data.yields, data.sources),
+        "pair_yields": yield_tables.pair_table(data.yields, data.sources),
         "reward_charts": charts.reward_figures(data.rewards, data.sources),
         "reward_table": tables.reward_table(data.rewards, data.sources),
         "length_chart": charts.length_figure(lengths),
@@ -101,6 +104,7 @@ def _sections(data: ReportData) -> dict[str, Any]:
         "stage_table": tables.stage_table(data.manifests),
         "pairs": choose_pairs(data.preferences),
         "num_pairs": format_number(data.preferences.height),
+        "same_source": data.recipe.selection.pair_scope == "same_source",
         "lineage": data.lineage,
     }
 

@@ -31,6 +31,7 @@ class Pair:
     domain: str
     dataset: str
     source: str
+    rejected_source: str
     prompt: list[Turn]
     chosen: list[Turn]
     rejected: list[Turn]
@@ -45,7 +46,7 @@ def choose_pairs(preferences: pl.DataFrame, number: int = NUM_PAIRS) -> list[Pai
     Domains and then sources take turns; within both the order is that of prompt_id, a hash, and
     so favours nothing.
     """
-    turns = preferences.sort("prompt_id", "source").with_columns(
+    turns = preferences.sort("prompt_id", "source", "rejected_source").with_columns(
         round=pl.int_range(pl.len()).over("domain", "source")
     )
     turns = turns.sort("domain", "round", "source").with_columns(
@@ -60,6 +61,7 @@ def _pair(row: Mapping[str, Any]) -> Pair:
         domain=row["domain"],
         dataset=row["dataset"],
         source=row["source"],
+        rejected_source=row["rejected_source"],
         prompt=_turns(row["prompt"]),
         chosen=_turns(row["chosen"]),
         rejected=_turns(row["rejected"]),

@@ -36,6 +36,7 @@ def test_headline_sets_fused_against_base_and_best_source(data):
     assert "the best source, coder, has " in headline.sentence
     assert [c.other for c in headline.comparisons] == ["the target before fusion", "coder"]
     assert headline.comparisons[0].tone == "better"
+    assert [c.overlap for c in headline.comparisons] == ["lie apart", "overlap"]
 
 
 def test_sft_is_the_fused_model_where_dpo_did_not_run(data):
