@@ -1,9 +1,8 @@
 """Selection at the published size: 158,667 prompts, 4 sources, 5 answers each (3.17 M answers).
 
 Ours and the peer, the core of the same rules as one DuckDB statement, read the same Parquet files
-in turn, each in a process of its own; seconds and peak memory include the reading.
-
-The peer needs duckdb, which the locks leave out: `.venv/bin/uv pip install duckdb==2.0.0`.
+in turn, each in a process of its own; seconds and peak memory include the reading. Ours also counts
+the yields and sees that verdicts were given on the gold of today.
 """
 
 import argparse
@@ -20,6 +19,8 @@ import polars as pl
 
 from fusion.recipe import Recipe
 from fusion.selection import choose, describe, fill
+from fusion.selection.answers import REFUSAL
+from fusion.wanted import scores_in_force, wanted_verdicts
 
 # FuseChat-3.0's data sets (arXiv 2503.04222, table 1).
 DATASETS = {
@@ -34,6 +35,8 @@ DATASETS = {
 }
 SOURCES = ("gemma", "mistral", "qwen", "llama")
 SAMPLES = 5
+VERIFIER = "verifier-1"
+CHECK = ["prompt_id", "gold", "tests", "entry_point"]
 TARGET_S, TARGET_GIB = 90.0, 6.0
 # DuckDB 2.0.0 cannot finish the statement in the 6 GiB that are ours: out of memory.
 PEER_GIB = 12
@@ -55,13 +58,18 @@ with judged as (
   left join '{folder}/rewards.parquet' s using (response_id)
   left join '{folder}/verdicts.parquet' v using (response_id)
   where trim(r.text) <> '' and r.finish_reason <> 'length'
-), usable as (
+    and not regexp_matches(substr(r.text, 1, 200), '{refusal}')
+), sound as (
   select *, if(judge = 'none' and reward is null, 0, length) as tie_length,
     if(judge = 'none' and reward is null, 0, sample_index) as tie_index
   from judged
   where (judge = 'none' or (reward is not null and not isnan(reward)))
     and (judge <> 'verdict' or verdict is not null)
-  qualify row_number() over (
+), usable as (
+  select * from sound
+  qualify (judge = 'none' or count(*) over (partition by prompt_id) = 1
+      or min(text_key) over (partition by prompt_id) <> max(text_key) over (partition by prompt_id))
+    and row_number() over (
     partition by prompt_id, source, text_key order by sample_index) = 1
 ), best_by_source as (
   select * from usable where judge <> 'verdict' or verdict = 'correct'
@@ -137,6 +145,7 @@ def main() -> None:
         "same_rows_as_peer": same,
         "cpu_seconds": {"ours": round(ours["cpu_s"], 1), "peer": round(peer["cpu_s"], 1)},
         "yields_counted": {"ours": True, "peer": False},
+        "gold_checked": {"ours": True, "peer": False},
     }
     print(json.dumps({"name": "selection", "figures": figures, "context": context}))
 
@@ -162,6 +171,9 @@ def _generate(folder: str, scale: float) -> dict[str, Any]:
     )
     prompts = prompts.with_columns(
         prompt_id=_hex(pl.concat_str("dataset", "number")),
+        gold=pl.col("number").cast(pl.String),
+        tests=pl.lit(None, pl.String),
+        entry_point=pl.lit(None, pl.String),
         messages=pl.concat_list(
             pl.struct(role=pl.lit("user"), content=pl.lit("Question ").add(pl.col("dataset")))
         ),
@@ -173,14 +185,17 @@ def _generate(folder: str, scale: float) -> dict[str, Any]:
         answers = _answers(prompts, source)
         answers.drop("draw", "domain").write_parquet(f"{folder}/responses/{source}.parquet")
         rewards.append(_rewards(answers))
-        verdicts.append(_verdicts(answers))
+        verdicts.append(_verdicts(answers.join(prompts.select(CHECK), on="prompt_id")))
     pl.concat(rewards).write_parquet(f"{folder}/rewards.parquet")
     pl.concat(verdicts).write_parquet(f"{folder}/verdicts.parquet")
     return {}
 
 
 def _answers(prompts: pl.DataFrame, source: str) -> pl.DataFrame:
-    """Texts of 100 to 1,500 characters; 1 % repeat another, 2 % are cut off, 0.5 % are empty."""
+    """Texts of 100 to 1,500 characters; 1 % repeat another, 2 % are cut off, 0.5 % are empty.
+
+    0.2 % decline, and to 0.1 % of the prompts all answers are the same.
+    """
     samples = pl.DataFrame({"sample_index": range(SAMPLES)}, {"sample_index": pl.Int32})
     crossed = prompts.select("prompt_id", "domain").join(samples, how="cross")
     key = pl.concat_str("prompt_id", pl.lit(source), "sample_index")
@@ -190,7 +205,16 @@ def _answers(prompts: pl.DataFrame, source: str) -> pl.DataFrame:
     own = pl.col("response_id") + filler.str.slice(
         (pl.col("draw") // 1000) % 1000, 70 + (pl.col("draw") // 1_000_000) % 1400
     )
-    text = pl.when(kind < 5).then(pl.lit(" ")).when(kind < 15).then(pl.lit("Same.")).otherwise(own)
+    is_agreed = pl.col("prompt_id").hash() % 1000 == 0
+    text = (
+        pl.when(is_agreed | kind.is_between(5, 14))
+        .then(pl.lit("Same."))
+        .when(kind < 5)
+        .then(pl.lit(" "))
+        .when(kind < 17)
+        .then(pl.lit("I cannot help with this request."))
+        .otherwise(own)
+    )
     return answers.with_columns(
         text=text,
         finish_reason=pl.when(kind > 980).then(pl.lit("length")).otherwise(pl.lit("stop")),
@@ -202,14 +226,14 @@ def _rewards(answers: pl.DataFrame) -> pl.DataFrame:
     step = (pl.col("draw") // 7) % 10_000
     reward = pl.when(step > 9_989).then(None).otherwise(0.05 + step / 100_000)
     scored = answers.filter(pl.col("domain") != "chinese")
-    return scored.select("response_id", scorer=pl.lit("reward"), reward=reward)
+    return scored.select("response_id", reward=reward)
 
 
 def _verdicts(answers: pl.DataFrame) -> pl.DataFrame:
     is_right = (pl.col("draw") // 13) % 100 < 60
     verdict = pl.when(is_right).then(pl.lit("correct")).otherwise(pl.lit("wrong"))
     checked = answers.filter(pl.col("domain").is_in(["math", "code"]))
-    return checked.select("response_id", scorer=pl.col("domain"), verdict=verdict)
+    return wanted_verdicts(checked, VERIFIER).select("score_id", "response_id", verdict=verdict)
 
 
 def _hex(key: pl.Expr) -> pl.Expr:
@@ -224,7 +248,9 @@ def _run_ours(folder: str) -> dict[str, Any]:
     files = [f"{folder}/responses/{source}.parquet" for source in SOURCES]
     described = pl.concat(describe(pl.read_parquet(file)) for file in files)
     rewards = pl.read_parquet(f"{folder}/rewards.parquet")
-    verdicts = pl.read_parquet(f"{folder}/verdicts.parquet")
+    answers = described.select("response_id", "prompt_id")
+    answers = answers.join(prompts.select(CHECK), on="prompt_id")
+    verdicts = scores_in_force(pl.read_parquet(f"{folder}/verdicts.parquet"), answers, VERIFIER)
     scores = pl.concat([rewards, verdicts], how="diagonal")
     choice = choose(_recipe(), prompts, described, scores)
     wanted = choice.response_ids().implode()
@@ -254,7 +280,7 @@ def _run_peer(folder: str) -> dict[str, Any]:
     connection = duckdb.connect(f"{folder}/peer.duckdb")
     connection.execute(f"set memory_limit = '{PEER_GIB}GiB'")
     connection.execute("set preserve_insertion_order = false")
-    rows = connection.sql(PEER.format(folder=folder)).to_arrow_table()
+    rows = connection.sql(PEER.format(folder=folder, refusal=REFUSAL)).to_arrow_table()
     seconds = time.perf_counter() - started
     figures = {"seconds": seconds, "cpu_s": time.process_time(), "gib": _peak_gib()}
     lines = [

@@ -51,3 +51,16 @@ def wanted_verdicts(responses: pl.DataFrame, scorer_key: str) -> pl.DataFrame:
             checked_against[key] = content_hash(check)
         ids.append(score_id(response, scorer_key, checked_against[key]))
     return responses.with_columns(pl.Series("score_id", ids, dtype=pl.String))
+
+
+def scores_in_force(scores: pl.DataFrame, answers: pl.DataFrame, scorer_key: str) -> pl.DataFrame:
+    """One scorer's scores of these answers, without verdicts on an earlier gold or other tests.
+
+    `answers` has what `wanted_verdicts` takes, `scores` also score_id, response_id and verdict.
+    """
+    is_verdict = pl.col("verdict").is_not_null()
+    rewards = scores.filter(~is_verdict).join(answers, on="response_id", how="semi")
+    verdicts = scores.filter(is_verdict)
+    checked = answers.join(verdicts, on="response_id", how="semi")
+    wanted = wanted_verdicts(checked, scorer_key)
+    return pl.concat([rewards, verdicts.join(wanted, on="score_id", how="semi")])

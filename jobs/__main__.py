@@ -2,7 +2,7 @@
 
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -197,6 +197,25 @@ def report(run: RunPath, set_: Parameters = None) -> None:
     made = run_report(of, load_prompts(of), source_keys(of, "train"), scorer_keys(of.recipe))
     console.print(accuracy_summary(made))
     console.print(f"{made.page_file}", highlight=False)
+
+
+@app.command()
+def publish(
+    run: RunPath,
+    to: Annotated[str | None, typer.Option(help="A folder (a path or s3://).")] = None,
+    hub: Annotated[str | None, typer.Option(help="owner/name on the Hugging Face Hub.")] = None,
+    private: Annotated[bool, typer.Option(help="Make new repositories private.")] = False,
+    only: Annotated[
+        Literal["dataset", "models"] | None, typer.Option(help="Not both, but this.")
+    ] = None,
+    set_: Parameters = None,
+) -> None:
+    """Put a finished run's data set and models with their cards into a folder or on the hub."""
+    from jobs.publish import publish_run
+
+    of = _run_of(run, set_)
+    for place in publish_run(of, folder=to, hub=hub, private=private, only=only):
+        console.print(f"published {place}", markup=False, highlight=False)
 
 
 @app.command()

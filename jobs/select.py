@@ -14,14 +14,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fusion import __version__
+from fusion.cards import dataset_card
 from fusion.errors import BadInputError
 from fusion.identity import content_hash
 from fusion.recipe_file import recipe_hash
 from fusion.run import Run
 from fusion.selection import Choice, Selected, choose, describe, fill
-from fusion.selection.card import dataset_card
 from fusion.store import Counts, Manifest, Table, fingerprint_rows
-from fusion.wanted import wanted_verdicts
+from fusion.wanted import scores_in_force
 
 STAGE = "select"
 
@@ -61,7 +61,7 @@ def run_select(
     inputs = select_inputs(run, prompts, source_keys, scorer_keys)
     chosen = _choose(run, prompts, source_keys, scorer_keys)
     selected = fill(chosen, prompts, _texts(run, chosen.response_ids(), source_keys))
-    _write(run, selected)
+    _write(run, selected, inputs["rules"])
     manifest = Manifest(
         stage=STAGE,
         recipe_hash=recipe_hash(run.recipe),
@@ -123,18 +123,8 @@ def _choose(
     scores = [_NO_SCORES]
     for key in scorer_keys:
         judged = _read(run.shared("scores").partition(key), _NO_SCORES.columns, None)
-        scores.append(_current(judged, answers, key))
+        scores.append(scores_in_force(judged, answers, key))
     return choose(run.recipe, prompts, described, pl.concat(scores))
-
-
-def _current(scores: pl.DataFrame, answers: pl.DataFrame, scorer_key: str) -> pl.DataFrame:
-    """The scores of these answers; a verdict on an earlier gold or other tests does not count."""
-    is_verdict = pl.col("verdict").is_not_null()
-    rewards = scores.filter(~is_verdict).join(answers, on="response_id", how="semi")
-    verdicts = scores.filter(is_verdict)
-    checked = answers.join(verdicts, on="response_id", how="semi")
-    wanted = wanted_verdicts(checked, scorer_key)
-    return pl.concat([rewards, verdicts.join(wanted, on="score_id", how="semi")])
 
 
 def _described(
@@ -175,11 +165,18 @@ def _read(table: Table, columns: list[str], is_wanted: Any) -> pl.DataFrame:
     return pl.DataFrame(table.read(columns, is_wanted))
 
 
-def _write(run: Run, selected: Selected) -> None:
+def _write(run: Run, selected: Selected, rules: str) -> None:
     _replace(run.sft(), selected.sft)
     _replace(run.preferences(), selected.preferences)
-    card = dataset_card(run.recipe, selected.yields, _num_rows(selected))
+    hashes = dataset_hashes(run, rules)
+    card = dataset_card(run.recipe, selected.yields, _num_rows(selected), hashes)
     (run.folder / "dataset" / "README.md").write_text(card)
+
+
+def dataset_hashes(run: Run, rules: str) -> dict[str, str]:
+    """What the card of the data set is to name it by: its rules, and its tables' content."""
+    tables = {"sft": run.sft(), "preferences": run.preferences()}
+    return {"rules": rules, **{name: table.fingerprint() for name, table in tables.items()}}
 
 
 def _replace(table: Table, rows: pl.DataFrame) -> None:

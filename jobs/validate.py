@@ -51,6 +51,7 @@ def validate(recipe: Recipe) -> Report:
     report = Report()
     _check_storage(recipe.storage, report)
     prompts = {dataset.name: _check_dataset(dataset, report) for dataset in recipe.datasets}
+    _check_judges(recipe)
     for source in recipe.sources:
         _check_source(source, report)
         _check_asked(recipe, source, prompts, report)
@@ -146,6 +147,20 @@ def _first_rows(what: str, data: DataPath, report: Report) -> Read | None:
         report.not_checked.append(f"{what}: the fields of {data.path} at {data.revision}")
         return None
     return itertools.islice(read_rows(data), NUM_ROWS)
+
+
+def _check_judges(recipe: Recipe) -> None:
+    """A data set whose answers nothing can judge would give no row at all."""
+    for dataset in recipe.datasets:
+        judge = recipe.selection.policy(dataset.domain).judge
+        needs_verdicts = judge == "verdict" or (judge == "reward" and recipe.ranking is None)
+        if dataset.split == "train" and needs_verdicts and dataset.verifier is None:
+            why = "there is no reward model" if judge == "reward" else "its judge is verdict"
+            raise BadInputError(
+                f"The data set {dataset.name}, domain {dataset.domain}, has no verifier and {why}: "
+                "all its answers would be dropped; give it a verifier, or set "
+                f"selection.domains.{dataset.domain}.judge."
+            )
 
 
 def _check_outcomes(what: str, path: str, outcomes: Iterator[Any], report: Report) -> list[Any]:

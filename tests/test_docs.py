@@ -14,13 +14,13 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from fusion.cards import dataset_card
 from fusion.recipe import DOMAIN_PRESETS, Domain, Name, Recipe
 from fusion.recipe_file import load_recipe
 from fusion.records import PROMPTS, TABLES
 from fusion.report.data import STAGES
 from fusion.run import Run
 from fusion.selection.answers import EXCLUSIONS
-from fusion.selection.card import dataset_card
 from fusion.selection.pairs import PAIR_RULES
 from fusion.selection.split import PROMPT_RULES
 from fusion.selection.yields import Yields
@@ -286,7 +286,7 @@ def _small_run(folder: Path) -> Run:
     for table in (run.sft(), run.preferences(), run.results()):
         table.append(_rows(table.schema))
     run.quarantine("sample").append(_rows(TABLES["quarantine"].schema))
-    card = dataset_card(run.recipe, Yields((), (), {}), {"sft": 2, "preferences": 2})
+    card = dataset_card(run.recipe, Yields((), (), {}), {"sft": 2, "preferences": 2}, {})
     (run.folder / "dataset" / "README.md").write_text(card)
     return run
 

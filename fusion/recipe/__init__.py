@@ -9,7 +9,7 @@ from fusion.recipe.recipe import Recipe
 from fusion.recipe.running import Cluster, Endpoint, Evaluation, Failures, ModelSize
 from fusion.recipe.section import Domain, Name, Section, Share, VerifierName
 from fusion.recipe.selection import DOMAIN_PRESETS, Margin, Policy, Selection
-from fusion.recipe.sources import Engine, Greedy, Model, Sampling, Source
+from fusion.recipe.sources import Engine, Greedy, Model, Sampling, Source, Target
 from fusion.recipe.training import Dpo, Sft, Training
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "Sft",
     "Share",
     "Source",
+    "Target",
     "Training",
     "Verification",
     "VerifierName",

@@ -13,6 +13,9 @@ class Dataset(Section):
     name: Name = Field(description="Names the data set in tables and reports.")
     path: str = Field(description="A local file (Parquet, JSONL, JSON, CSV), s3://, or hf://.")
     revision: str | None = Field(None, description="A commit or tag; needed for hf://.")
+    license: str | None = Field(
+        None, description="Its licence, for the cards; by default what its own card says."
+    )
     subset: str | None = Field(None, description="A configuration of a hub data set.")
     hub_split: str = Field("train", description="The split read from a hub data set.")
     domain: Domain = Field(description="Chooses the policy for its answers.")

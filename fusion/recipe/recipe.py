@@ -9,7 +9,7 @@ from fusion.recipe.judging import Reward, Verification
 from fusion.recipe.running import Cluster, Endpoint, Evaluation, Failures
 from fusion.recipe.section import Name, Section, Share, VerifierName
 from fusion.recipe.selection import Selection
-from fusion.recipe.sources import Model, Source
+from fusion.recipe.sources import Source, Target
 from fusion.recipe.training import Dpo, Sft
 
 
@@ -18,7 +18,7 @@ class Recipe(Section):
 
     name: Name = Field(description="Names the run's folder.")
     storage: str = Field("runs", description="A local path or s3:// under which all is kept.")
-    target: Model
+    target: Target
     sources: tuple[Source, ...] = Field(min_length=1)
     datasets: tuple[Dataset, ...] = Field(min_length=1)
     ingest: Ingest = Ingest()
@@ -50,12 +50,6 @@ class Recipe(Section):
         reserved = {"base", "sft", "dpo"} & {s.name for s in self.sources}
         if reserved:
             raise ValueError(f"a source may not be named {sorted(reserved)[0]}: the target's is")
-        domains = {d.domain for d in self.datasets}
-        if unknown := sorted(self.selection.domains.keys() - domains):
-            raise ValueError(
-                f"selection.domains names {unknown[0]}, which no data set has; "
-                f"their domains are {', '.join(sorted(domains))}"
-            )
         known = {s.name for s in self.sources}
         for where, listed in (
             ("selection.pairs_from", self.selection.pairs_from),
@@ -81,12 +75,16 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _domains_are_known(self) -> "Recipe":
-        domains = {dataset.domain for dataset in self.datasets}
+        """A domain that no data set has is a slip that would change nothing, silently."""
+        known = {d.domain for d in self.datasets}
+        named = {"selection.domains": set(self.selection.domains)}
         for source in self.sources:
-            if unknown := sorted({*(source.domains or ()), *source.samples} - domains):
+            named[f"source {source.name}"] = {*(source.domains or ()), *source.samples}
+        for where, domains in named.items():
+            if unknown := sorted(domains - known):
                 raise ValueError(
-                    f"source {source.name} names the domain {', '.join(unknown)}, which no data "
-                    f"set has; they have {', '.join(sorted(domains))}"
+                    f"{where} names the domain {unknown[0]}, which no data set has; "
+                    f"they have {', '.join(sorted(known))}"
                 )
         return self
 

@@ -14,6 +14,14 @@ class Model(Section):
     revision: str | None = Field(None, description="A commit or tag; needed for a hub id.")
 
 
+class Target(Model):
+    """The model that learns."""
+
+    license: str | None = Field(
+        None, description="Its licence, for the cards; by default what its own card says."
+    )
+
+
 class Sampling(Section):
     """How answers are drawn; the defaults are FuseChat-3.0's (method.md 1.3)."""
 
@@ -75,6 +83,9 @@ class Source(Section):
     kind: Literal["model", "imported"] = Field("model", description="Sampled here, or a file.")
     model: str | None = Field(None, description="For kind model: local folder or hub id.")
     revision: str | None = Field(None, description="A commit or tag; needed for a hub id.")
+    license: str | None = Field(
+        None, description="Its licence, for the cards; by default what its own card says."
+    )
     path: str | None = Field(
         None, description="For kind imported: the answers, a file or hub data set (hf://)."
     )

@@ -52,10 +52,17 @@ def test_two_sources_of_one_name_are_refused():
     assert "sources has one twice" in _refusal({**SMALL, "sources": SMALL["sources"] * 2})
 
 
-@pytest.mark.parametrize("keys", [{"domains": ["instructions"]}, {"samples": {"instructions": 3}}])
-def test_domain_that_no_data_set_has_is_refused(keys):
-    said = _refusal({**SMALL, "sources": [{**SMALL["sources"][0], **keys}]})
-    assert "names the domain instructions, which no data set has; they have instruction" in said
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"selection": {"domains": {"maths": {"pairs": False}}}},
+        {"sources": [{**SMALL["sources"][0], "domains": ["maths"]}]},
+        {"sources": [{**SMALL["sources"][0], "samples": {"maths": 8}}]},
+    ],
+)
+def test_a_domain_that_no_data_set_has_is_refused(changes):
+    said = _refusal({**SMALL, **changes})
+    assert "names the domain maths, which no data set has; they have instruction" in said
 
 
 def test_margin_upside_down_is_refused():

@@ -4,7 +4,12 @@ import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusion.wanted import sample_requests, wanted_responses, wanted_verdicts
+from fusion.wanted import (
+    sample_requests,
+    scores_in_force,
+    wanted_responses,
+    wanted_verdicts,
+)
 
 PROMPTS = pl.DataFrame(
     {
@@ -50,3 +55,21 @@ def test_changed_gold_wants_another_verdict():
         }
     )
     assert wanted_verdicts(answers, "math-key")["score_id"].n_unique() == 2
+
+
+def test_only_verdicts_on_today_s_gold_are_in_force_and_every_reward_is():
+    answers = pl.DataFrame(
+        {"response_id": ["a", "b"], "gold": ["1", "2"]},
+    ).with_columns(tests=pl.lit(None, pl.String), entry_point=pl.lit(None, pl.String))
+    earlier = answers.with_columns(gold=pl.lit("1"))
+    verdicts = [
+        wanted_verdicts(each, "key").select("score_id", "response_id", verdict=pl.lit(verdict))
+        for each, verdict in ((earlier, "correct"), (answers.filter(gold="2"), "wrong"))
+    ]
+    scores = pl.concat(verdicts)
+    assert scores_in_force(scores, answers, "key").sort("response_id").select(
+        "response_id", "verdict"
+    ).rows() == [("a", "correct"), ("b", "wrong")]
+    rewards = pl.DataFrame({"score_id": ["x", "y"], "response_id": ["a", "other"]})
+    rewards = rewards.with_columns(verdict=pl.lit(None, pl.String))
+    assert scores_in_force(rewards, answers, "key")["response_id"].to_list() == ["a"]

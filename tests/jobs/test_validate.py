@@ -56,7 +56,7 @@ def make_recipe(tmp_path: Path, model: str) -> MakeRecipe:
 
     def make(**sections: Any) -> Recipe:
         fields = {"prompt": "q", "gold": "a"}
-        dataset = {"name": "d", "path": str(tmp_path / "d.jsonl"), "domain": "math"}
+        dataset = {"name": "d", "path": str(tmp_path / "d.jsonl"), "domain": "instruction"}
         source = {"name": "one", "model": model}
         parts: dict[str, Any] = {
             "name": "small",
@@ -207,3 +207,30 @@ def test_published_recipes_share_everything_but_target_and_rates() -> None:
         "llama-3.2-3b": (5e-6, 1e-6, 10, True),
         "llama-3.2-1b": (5e-6, 1e-6, 10, True),
     }
+
+
+@pytest.mark.parametrize(
+    ("sections", "sentence"),
+    [
+        ({"dataset": {"domain": "math"}}, "has no verifier and its judge is verdict"),
+        ({"without_reward": True}, "has no verifier and there is no reward model"),
+    ],
+)
+def test_a_data_set_whose_answers_nothing_can_judge_is_refused(
+    make_recipe: MakeRecipe, sections: dict[str, Any], sentence: str
+) -> None:
+    without_reward = sections.pop("without_reward", False)
+    recipe = make_recipe(**sections)
+    if without_reward:
+        recipe = recipe.model_copy(update={"reward": None})
+    with pytest.raises(BadInputError, match=sentence):
+        validate(recipe)
+
+
+def test_a_data_set_that_is_held_out_or_not_judged_needs_no_verifier(
+    make_recipe: MakeRecipe,
+) -> None:
+    judged_by_reward = {"domains": {"math": {"judge": "reward"}}}
+    validate(make_recipe(dataset={"domain": "math"}, selection=judged_by_reward))
+    validate(make_recipe(dataset={"domain": "chinese"}))
+    validate(make_recipe(dataset={"domain": "math", "split": "test"}))

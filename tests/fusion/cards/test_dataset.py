@@ -2,7 +2,7 @@
 
 import yaml
 
-from fusion.selection.card import dataset_card
+from fusion.cards import dataset_card
 
 
 def card_of(world, answer, **selection):
@@ -13,7 +13,7 @@ def card_of(world, answer, **selection):
     built = world(answers, **selection)
     selected = built.select()
     num_rows = {"sft": selected.sft.height, "preferences": selected.preferences.height}
-    return dataset_card(built.recipe, selected.yields, num_rows)
+    return dataset_card(built.recipe, selected.yields, num_rows, {"rules": "abc"})
 
 
 def test_front_matter_names_the_files_of_tables_that_have_rows(world, answer):
@@ -37,4 +37,4 @@ def test_every_drop_is_listed_with_its_rule(world, answer):
 
 def test_margin_in_force_is_stated_in_the_reward_s_own_scale(world, answer):
     card = card_of(world, answer, margin={"low": 0.0, "high": 1.0, "unit": "quantile"})
-    assert "| instruction | reward | yes | share | 0.4 | 0.4 to 0.4 |" in card
+    assert "| instruction | reward | yes | share | 0.4 of paired | 0.4 to 0.4 |" in card

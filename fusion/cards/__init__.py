@@ -1,0 +1,6 @@
+"""The cards of what a run makes, in Hugging Face's format: of its data set and of its models."""
+
+from fusion.cards.dataset import dataset_card
+from fusion.cards.model import ModelFacts, model_card
+
+__all__ = ["ModelFacts", "dataset_card", "model_card"]

@@ -1,0 +1,160 @@
+"""`crucible publish`: a finished run's data set and models, to a folder or the hub."""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from pydantic import TypeAdapter
+
+from fusion import __version__
+from fusion.cards import ModelFacts, dataset_card, model_card
+from fusion.checkpoints import is_complete
+from fusion.errors import BadInputError
+from fusion.publication import Publication, dataset_files, model_files, write_folder
+from fusion.recipe_file import recipe_hash
+from fusion.run import Run
+from fusion.selection import Yields
+from fusion.store import Location, Manifest, is_current
+from jobs.dpo import dpo_checkpoint, dpo_inputs
+from jobs.hub import Hub, hub_ids
+from jobs.select import dataset_hashes
+from jobs.sft import sft_checkpoint, sft_inputs
+
+Only = Literal["dataset", "models"]
+
+
+def publish_run(
+    run: Run,
+    *,
+    folder: str | None = None,
+    hub: str | None = None,
+    private: bool = False,
+    only: Only | None = None,
+) -> list[str]:
+    """Publish a run to a folder (a path or s3://) or to the hub; returns where things are now.
+
+    Raises:
+        BadInputError: neither or both were given, the run is unfinished, the place is not ours, or
+            there is no token for the hub.
+        CrucibleError: the hub failed.
+    """
+    if (folder is None) == (hub is None):
+        raise BadInputError("Give either --to FOLDER or --hub owner/name.")
+    if private and hub is None:
+        raise BadInputError("--private is for --hub; a folder is as private as its permissions.")
+    check_finished(run, only)
+    if folder is not None:
+        return _to_folder(run, Location.of(folder), only)
+    return _to_hub(run, str(hub), private, only)
+
+
+def check_finished(run: Run, only: Only | None) -> None:
+    """See that what is to be published was made, and from what the run holds now.
+
+    Raises:
+        BadInputError: a stage is to do, or was done for earlier inputs.
+    """
+    recipe = run.recipe
+    has_own_data = not (recipe.sft.data and recipe.dpo.data)
+    if only == "dataset" and not has_own_data:
+        raise BadInputError(
+            f"Run {recipe.name} learned from sft.data and dpo.data and has no data set of its own; "
+            "publish its models with --only models."
+        )
+    if only != "models" and has_own_data and Manifest.read(run.manifest("select")) is None:
+        raise _unfinished(run, "select", "is to do")
+    if only == "dataset":
+        return
+    trained: dict[str, tuple[Callable[[Run], dict[str, str]], Callable[[Run], Location]]] = {
+        "sft": (sft_inputs, sft_checkpoint),
+        "dpo": (dpo_inputs, dpo_checkpoint),
+    }
+    for stage, (inputs, checkpoint) in trained.items():
+        done = Manifest.read(run.manifest(stage))
+        if done is None:
+            raise _unfinished(run, stage, "is to do")
+        if not (is_current(done, inputs(run)) and is_complete(checkpoint(run))):
+            raise _unfinished(run, stage, "was done for other inputs than the run has now")
+
+
+def publications(run: Run, only: Only | None, ids: Mapping[str, str]) -> list[Publication]:
+    """The data set, then the models in the order of their training; `ids` are their hub ids."""
+    made = []
+    select = Manifest.read(run.manifest("select"))
+    if only != "models" and select is not None:
+        made.append(_dataset(run, select, ids.get("dataset", "FOLDER")))
+    data = ids.get("dataset") if made else None
+    if only != "dataset":
+        made += [_model(run, stage, ids.get(stage, "FOLDER"), data) for stage in ("sft", "dpo")]
+    return made
+
+
+def _to_folder(run: Run, folder: Location, only: Only | None) -> list[str]:
+    made = publications(run, only, {})
+    write_folder(made, folder, _facts(run))
+    return [str(folder / publication.name) for publication in made]
+
+
+def _to_hub(run: Run, hub: str, private: bool, only: Only | None) -> list[str]:
+    ids = hub_ids(hub)
+    made = publications(run, only, ids)
+    there = Hub()
+    for publication in made:
+        there.check(publication, ids[publication.name], private=private)
+    return [
+        there.upload(publication, ids[publication.name], _facts(run), private=private)
+        for publication in made
+    ]
+
+
+def _facts(run: Run) -> dict[str, Any]:
+    return {"run": run.recipe.name, "recipe": recipe_hash(run.recipe), "crucible": __version__}
+
+
+def _dataset(run: Run, select: Manifest, place: str) -> Publication:
+    num_rows = {"sft": run.sft().num_rows, "preferences": run.preferences().num_rows}
+    card = dataset_card(
+        run.recipe,
+        TypeAdapter(Yields).validate_python(select.yields),
+        num_rows,
+        dataset_hashes(run, select.inputs["rules"]),
+        place=place,
+    )
+    return Publication("dataset", "dataset", dataset_files(run.folder / "dataset", card))
+
+
+def _model(run: Run, stage: str, place: str, dataset: str | None) -> Publication:
+    trained = {"sft": ("sft",), "dpo": ("sft", "dpo")}[stage]
+    manifests = {name: Manifest.read(run.manifest(name)) for name in trained}
+    facts = ModelFacts(
+        stage=stage,
+        rows={name: done.counts.results for name, done in manifests.items() if done},
+        lineage={
+            "recipe": recipe_hash(run.recipe),
+            **{
+                f"{s} {n}": h
+                for s, done in manifests.items()
+                if done
+                for n, h in done.inputs.items()
+            },
+            "crucible": __version__,
+        },
+        accuracy=_accuracy(run),
+    )
+    checkpoint = sft_checkpoint(run) if stage == "sft" else dpo_checkpoint(run)
+    card = model_card(run.recipe, facts, place=place, dataset=dataset)
+    return Publication("model", stage, model_files(checkpoint, card))
+
+
+def _accuracy(run: Run) -> dict[str, Any]:
+    """What result.json says, nothing where there was no evaluation."""
+    file = run.folder / "result.json"
+    found: dict[str, Any] = json.loads(file.read_text())["accuracy"] if file.exists() else {}
+    return found
+
+
+def _unfinished(run: Run, stage: str, why: str) -> BadInputError:
+    return BadInputError(
+        f"Run {run.recipe.name} is unfinished: the stage {stage} {why}; finish it with "
+        "`crucible run`, then publish."
+    )
