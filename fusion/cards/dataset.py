@@ -126,17 +126,13 @@ def _rules(recipe: Recipe, yields: Yields) -> str:
         (domain, *_policy(recipe, domain), _margin(recipe, yields, domain))
         for domain in dict.fromkeys(row.domain for row in yields.prompts)
     ]
-    reward = recipe.reward
-    judge = (
-        published_name(reward.model, reward.revision) if reward else "none; verdicts alone judge"
-    )
     left_out = [
         name
         for name in ("truncated", "refusals", "duplicates", "same_text")
         if getattr(selection, f"drop_{name}")
     ]
     lines = [
-        f"- reward model: `{judge}`",
+        f"- ranked by: {_ranked_by(recipe)}",
         f"- answers a source's best one may be paired with: {selection.pair_scope}",
         f"- the source that gives a prompt's pair: {selection.pair_source}",
         f"- rejected answer: {selection.rejected}",
@@ -148,6 +144,17 @@ def _rules(recipe: Recipe, yields: Yields) -> str:
     ]
     columns = ("domain", "judge", "pairs", "split", "share of sft", "margin")
     return "\n".join(lines) + "\n\n" + table(columns, domains)
+
+
+def _ranked_by(recipe: Recipe) -> str:
+    reward = recipe.ranking
+    if reward is None:
+        return "nothing; verdicts alone judge"
+    if reward.kind == "imported":
+        return f"rewards from `{published_name(str(reward.path), None)}`"
+    if reward.kind == "constant":
+        return f"the constant {reward.value:g}"
+    return f"{reward.kind} `{published_name(str(reward.model), reward.revision)}`"
 
 
 def _policy(recipe: Recipe, domain: str) -> tuple[object, ...]:
