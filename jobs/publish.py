@@ -147,9 +147,13 @@ def _model(run: Run, stage: str, place: str, dataset: str | None) -> Publication
 
 
 def _accuracy(run: Run) -> dict[str, Any]:
-    """What result.json says, nothing where there was no evaluation."""
+    """What result.json says, nothing where these models were not evaluated."""
     file = run.folder / "result.json"
-    found: dict[str, Any] = json.loads(file.read_text())["accuracy"] if file.exists() else {}
+    measured, trained = (Manifest.read(run.manifest(stage)) for stage in ("evaluate", "dpo"))
+    is_old = measured is None or (trained and trained.finished_at > measured.finished_at)
+    if is_old or not file.exists():
+        return {}
+    found: dict[str, Any] = json.loads(file.read_text())["accuracy"]
     return found
 
 

@@ -60,6 +60,7 @@ def finish(run, trained):
         upload(trained, checkpoint(run))
         counts = Counts(entered=9, results=9)
         write_manifest(run, stage, StageClock(), inputs=inputs(run), counts=counts)
+    write_manifest(run, "evaluate", StageClock(), inputs={}, counts=Counts(entered=9, results=9))
     result = {"accuracy": {model: {"average": SHARE} for model in ("base", "sft", "dpo", "one")}}
     (run.folder / "result.json").write_text(json.dumps(result))
 
@@ -97,6 +98,13 @@ def test_cards_say_what_is_known_and_give_no_path_away(finished, tmp_path):
     assert "| average |" not in cards[0]
     assert "| dpo | 50.0 (25.0 to 75.0) |" in cards[1]
     assert "| dpo |" not in cards[2]
+
+
+def test_accuracy_of_an_earlier_model_is_not_claimed(finished, tmp_path):
+    counts = Counts(entered=9, results=9)
+    write_manifest(finished, "dpo", StageClock(), inputs=dpo_inputs(finished), counts=counts)
+    publish_run(finished, folder=str(tmp_path / "out"))
+    assert "Not measured." in (tmp_path / "out/dpo/README.md").read_text()
 
 
 def test_a_card_in_the_checkpoint_counts_before_ours(finished, tmp_path):
