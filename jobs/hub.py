@@ -114,6 +114,12 @@ def _plainly(endpoint: str, repo: str) -> Iterator[None]:
         raise CrucibleError(
             f"{endpoint} failed on {repo} with status {status}; run crucible publish again."
         ) from error
+    except ValueError as error:
+        said = " ".join(str(error).split())
+        raise BadInputError(
+            f"{endpoint} does not take {repo} as it is ({said}); correct what the card or the id "
+            "says, such as the key license, which the hub wants in its own spelling."
+        ) from None
     # hf_xet, which carries large files, raises RuntimeError whatever went wrong
     except (httpx2.HTTPError, OSError, RuntimeError) as error:
         raise CrucibleError(

@@ -31,6 +31,7 @@ class StandIn:
     repositories: dict[tuple[str, str], Repository] = field(default_factory=dict)
     large: dict[str, bytes] = field(default_factory=dict)
     fails_with: int | None = None
+    refuses_cards: str | None = None
 
     def add(self, kind: str, repo: str, *, private: bool = False, **files: bytes) -> None:
         self.repositories[kind, repo] = Repository(private, {".gitattributes": b"", **files})
@@ -78,7 +79,7 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "/api/repos/create":
             self._create(json.loads(body))
         elif path == "/api/validate-yaml":
-            self._reply(200, {"errors": [], "warnings": []})
+            self._validate_card()
         elif path.endswith("/preupload/main"):
             files = [
                 {"path": f["path"], "uploadMode": _mode(f["path"]), "shouldIgnore": False}
@@ -98,6 +99,12 @@ class _Handler(BaseHTTPRequestHandler):
         """The address that was given out for a large file; it needs no token, as at S3."""
         self.state.large[self.path.rpartition("/")[2]] = self._body()
         self._reply(200, {})
+
+    def _validate_card(self) -> None:
+        if self.state.refuses_cards is None:
+            self._reply(200, {"errors": [], "warnings": []})
+        else:
+            self._reply(400, {"errors": [{"message": self.state.refuses_cards}], "warnings": []})
 
     def _create(self, wanted: dict[str, Any]) -> None:
         kind, repo = wanted.get("type", "model"), f"{wanted['organization']}/{wanted['name']}"

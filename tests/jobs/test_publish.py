@@ -253,6 +253,12 @@ def test_a_token_that_is_refused_is_one_sentence(hub, finished, monkeypatch):
         publish_run(finished, hub="me/mine")
 
 
+def test_a_card_that_the_hub_refuses_is_one_sentence(hub, finished):
+    hub.refuses_cards = '"license" must be one of [apache-2.0, ...]'
+    with pytest.raises(BadInputError, match=r'does not take me/mine .*"license" must be one of'):
+        publish_run(finished, hub="me/mine")
+
+
 def test_a_hub_that_fails_or_is_not_there_is_one_sentence(hub, finished, monkeypatch):
     hub.fails_with = 418
     with pytest.raises(CrucibleError, match="with status 418; run crucible publish again"):
