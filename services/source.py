@@ -11,6 +11,7 @@ from cluster.settings import engine_environment
 from fusion.checkpoints import local_copy
 from fusion.recipe import Engine
 from services.answers import Finished, Manner, SampleRequest
+from services.orphans import end_children_with_us
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class SourceReplica:
         loading["model_source"] = local_copy(loading["model_source"])
         self._server = SourceServer.sync_init(LLMConfig(**config))
         await self._server.start()
+        end_children_with_us()
 
     async def sample(
         self, requests: Sequence[SampleRequest], manner: Manner

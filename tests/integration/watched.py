@@ -156,3 +156,11 @@ def wait_until(is_so, timeout_s: float = 300.0) -> None:
     while not is_so():
         assert time.monotonic() < deadline, "it did not come"
         time.sleep(0.1)
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether it still does something; a zombie does not."""
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
