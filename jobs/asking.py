@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, NamedTuple
@@ -22,6 +23,8 @@ from jobs.committing import Commits
 from services.answers import Answer, Manner, SampleRequest, SourceDiedError, Wanted
 from services.applications import condition, handle
 
+log = logging.getLogger(__name__)
+
 # Besides the answers that the engine decodes, as many wait in the replica to follow them.
 WINDOWS_SENT = 2
 CALLS_A_WINDOW = 4
@@ -30,7 +33,7 @@ LEAST_ANSWERS_A_CALL = 8
 PAUSE_AFTER_DEATH_S = 5.0
 LOOK_AROUND_S = 5.0
 
-OUTCOME = pa.schema([("asked", pa.int64()), ("failed", pa.int64()), ("fault", pa.string())])
+OUTCOME = pa.schema([("fault", pa.string())])
 _DEATHS = (RayActorError, RayServeException, SourceDiedError)
 
 
@@ -57,7 +60,7 @@ class Asker:
         self._handle = handle(source.application).options(stream=True)
 
     async def __call__(self, block: pa.Table) -> AsyncIterator[pa.Table]:
-        """Answer a block; yields how much was asked and failed, and why sampling has to stop."""
+        """Answer a block; yields why sampling has to stop, null where it need not."""
         rows = block.to_pylist()
         manner = Manner(
             source_key=rows[0]["source_key"],
@@ -66,15 +69,13 @@ class Asker:
             keeps_all=rows[0]["keeps_all"],
         )
         stored = self._source.responses.partition(manner.source_key)
-        requests = await asyncio.to_thread(unanswered, rows, manner.source_key, stored)
-        asking = BlockAsking(self._source, self._handle, requests, manner)
         fault = None
         try:
-            await asking.run()
+            requests = await asyncio.to_thread(unanswered, rows, manner.source_key, stored)
+            await BlockAsking(self._source, self._handle, requests, manner).run()
         except CrucibleError as error:
             fault = str(error)
-        outcome = {"asked": asking.num_asked, "failed": asking.num_failed, "fault": fault}
-        yield pa.Table.from_pylist([outcome], OUTCOME)
+        yield pa.Table.from_pylist([{"fault": fault}], OUTCOME)
 
 
 class BlockAsking:
@@ -99,12 +100,7 @@ class BlockAsking:
         self._death = ""
         self._examples: list[Failure] = []
         self._num_settled = 0
-        self.num_failed = 0
-
-    @property
-    def num_asked(self) -> int:
-        """How many answers were asked for so far."""
-        return self._num_settled + self._backlog.num_sent
+        self._num_failed = 0
 
     async def run(self) -> None:
         """Ask until every answer is settled and committed.
@@ -161,6 +157,8 @@ class BlockAsking:
         self._resume_at = now + PAUSE_AFTER_DEATH_S
         if is_accepted or not self._death:
             self._heard_at = now
+        if not self._death:
+            log.warning("source %s died and is waited for: %s", self._source.name, cause)
         self._death = cause
         self._take(self._backlog.lose(requests, cause, counts=is_accepted))
 
@@ -168,7 +166,7 @@ class BlockAsking:
         self._num_settled += len(settled)
         for answer in settled:
             if answer.failure:
-                self.num_failed += 1
+                self._num_failed += 1
                 failure = Failure(answer.response_id, answer.failure, answer.detail)
                 self._examples = [*self._examples[-2:], failure]
         self._commits.add(settled)
@@ -182,13 +180,9 @@ class BlockAsking:
 
     def _check_share(self) -> None:
         limit = self._source.patience.limit
-        enough = self.num_failed >= FAILURES_BEFORE_A_STOP
-        if enough and exceeds(self.num_failed, self.num_asked, limit):
-            raise CrucibleError(
-                say_excess(
-                    self._source.name, self.num_failed, self.num_asked, limit, self._examples
-                )
-            )
+        failed, asked = self._num_failed, self._num_settled + self._backlog.num_sent
+        if failed >= FAILURES_BEFORE_A_STOP and exceeds(failed, asked, limit):
+            raise CrucibleError(say_excess(self._source.name, failed, asked, limit, self._examples))
 
     async def _check_silence(self) -> None:
         patience = self._source.patience

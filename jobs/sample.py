@@ -48,10 +48,8 @@ def missing_requests(run: Run, asking: Asking) -> pl.DataFrame:
     """What is still to be asked: wanted answers that are neither stored nor settled otherwise."""
     wanted = asking.wanted()
     stored = run.shared("responses").partition(asking.source_key).ids()
-    settled = [*stored.to_pylist(), *settled_failures(run)["id"]]
-    missing = wanted.filter(
-        ~pl.col("response_id").is_in(pl.Series(settled, dtype=pl.String).implode())
-    )
+    settled = pl.concat([pl.Series(stored, dtype=pl.String), settled_failures(run)["id"]])
+    missing = wanted.filter(~pl.col("response_id").is_in(settled.implode()))
     return sample_requests(missing, asking.prompts)
 
 

@@ -26,11 +26,13 @@ from services.window import Window
 
 # Answers that finish within this time travel together; a message each would cost more than they do.
 GATHER_S = 0.5
+# What a replica whose engine is dead takes to say so before it ends.
+LAST_WORDS_S = 1.0
 TAIL_LENGTH = 120
 
 
-class Refusal(NamedTuple):
-    """Why there is no answer: a reason of `fusion.failures`, and a sentence."""
+class Fault(NamedTuple):
+    """Why there is no answer, or none of use: a reason of `fusion.failures`, and a sentence."""
 
     reason: str
     detail: str
@@ -68,13 +70,13 @@ class SourceServer(LLMServer):
         await super().start()
         revision = self._llm_config.engine_kwargs.get("revision")
         self._tokenizer = load_tokenizer(loading.model_source, revision)
-        self._renderer = ThreadPoolExecutor(
-            1
-        )  # beside the event loop, on which the engine's steps wait
+        # beside the event loop, on which the engine's steps wait
+        self._renderer = ThreadPoolExecutor(max_workers=1)
         client = self.engine._engine_client
         self._max_model_len = client.model_config.max_model_len
         self._window = Window(client.vllm_config.scheduler_config.max_num_seqs)
-        client.logger_manager.stat_loggers.append(self._window)
+        # instead of vLLM's Prometheus counters, which nobody can read in a replica
+        client.logger_manager.stat_loggers = [self._window]
 
     async def sample(
         self, requests: Sequence[SampleRequest], manner: Manner
@@ -107,30 +109,30 @@ class SourceServer(LLMServer):
             for task in tasks:
                 task.cancel()
 
-    def _prompt(self, request: SampleRequest) -> list[int] | Refusal:
+    def _prompt(self, request: SampleRequest) -> list[int] | Fault:
         """The token ids that the engine gets, or why there are none."""
         try:
             token_ids = render_prompt(self._tokenizer, request.messages)
         except CrucibleError as error:
-            return Refusal("template", str(error))
+            return Fault("template", str(error))
         if len(token_ids) >= self._max_model_len:
             detail = f"{len(token_ids)} prompt tokens, the context holds {self._max_model_len}"
-            return Refusal("too_long", detail)
+            return Fault("too_long", detail)
         return token_ids
 
     async def _answer(
-        self, prompt_id: str, wanted: Wanted, prompt: list[int] | Refusal, manner: Manner
+        self, prompt_id: str, wanted: Wanted, prompt: list[int] | Fault, manner: Manner
     ) -> Answer:
         id_ = response_id(prompt_id, manner.source_key, wanted.sample_index)
         seed = sampling_seed(id_, wanted.draw)
         answer = Answer(id_, prompt_id, wanted.sample_index, seed)
-        if isinstance(prompt, Refusal):
+        if isinstance(prompt, Fault):
             return replace(answer, failure=prompt.reason, detail=prompt.detail)
         room = self._max_model_len - len(prompt)
         params = sampling_params(manner.sampling, seed=seed, room=room)
         async with self._window:
             output = await self._generate(id_, prompt, params, manner.timeout_s)
-        if isinstance(output, Refusal):
+        if isinstance(output, Fault):
             return replace(answer, failure=output.reason, detail=output.detail)
         fault = None if manner.keeps_all else content_fault(output)
         return replace(
@@ -146,38 +148,38 @@ class SourceServer(LLMServer):
 
     async def _generate(
         self, id_: str, prompt: list[int], params: SamplingParams, timeout_s: float
-    ) -> CompletionOutput | Refusal:
+    ) -> CompletionOutput | Fault:
         """What the engine makes of a prompt; only an engine that is dead raises."""
         generated = self.engine._engine_client.generate({"prompt_token_ids": prompt}, params, id_)
         try:
             async with asyncio.timeout(timeout_s):
                 outputs = [output async for output in generated]  # one: only the final is asked for
         except TimeoutError:
-            return Refusal("timeout", f"no answer within {timeout_s:g} s")
+            return Fault("timeout", f"no answer within {timeout_s:g} s")
         except EngineDeadError as error:
             self._end_soon()
             raise SourceDiedError(f"the engine died ({_one_line(error)})") from None
         except (VLLMClientError, ValueError) as error:
-            return Refusal("rejected", _one_line(error))
+            return Fault("rejected", _one_line(error))
         except VLLMServerError as error:
-            return Refusal("engine_error", _one_line(error.__cause__ or error))
+            return Fault("engine_error", _one_line(error.__cause__ or error))
         return outputs[-1].outputs[0]
 
     def _end_soon(self) -> None:
         """End this process, so that Serve sees at once that it is of no more use."""
-        asyncio.get_running_loop().call_later(GATHER_S, os._exit, 1)
+        asyncio.get_running_loop().call_later(LAST_WORDS_S, os._exit, 1)
 
 
-def content_fault(output: CompletionOutput) -> Refusal | None:
+def content_fault(output: CompletionOutput) -> Fault | None:
     """Why an answer that came is of no use: it is empty, or repeats itself until it is cut off."""
     if not output.text.strip():
-        return Refusal("empty", f"{len(output.token_ids)} tokens and no text")
+        return Fault("empty", f"{len(output.token_ids)} tokens and no text")
     if output.finish_reason != "length":
         return None
     tokens = list(output.token_ids)
     if piece := repeated_tail(tokens):
         tail = " ".join(output.text[-TAIL_LENGTH:].split())
-        return Refusal("looping", f"it repeats its last {piece} of {len(tokens)} tokens: {tail}")
+        return Fault("looping", f"it repeats its last {piece} of {len(tokens)} tokens: {tail}")
     return None
 
 
