@@ -4,18 +4,20 @@ The reply begins where prompt and whole conversation part ways, so the loss star
 generation prompt and includes the end-of-turn token once.
 """
 
+import random
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
 from fusion.chat import Message, render_conversation, render_prompt
 from fusion.identity import content_hash
 
-IGNORED_LABEL = -100
+TooLong = Literal["drop", "cut"]
 
-SFT_ROWS = pa.schema([("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32()))])
+SFT_ROWS = pa.schema([("prompt_ids", pa.list_(pa.int32())), ("reply_ids", pa.list_(pa.int32()))])
 PAIR_ROWS = pa.schema(
     [
         ("prompt_ids", pa.list_(pa.int32())),
@@ -29,41 +31,53 @@ PAIR_ROWS = pa.schema(
 
 @dataclass(frozen=True)
 class TokenRows:
-    """Rows ready for training, and the rows dropped by rule."""
+    """Rows ready for training, the rows dropped by rule, and how many lost the end of a reply."""
 
     rows: pa.Table
     entered: int
     dropped: dict[str, int]
+    cut: int
 
 
 def sft_rows(
-    tokenizer: Any, conversations: Iterable[Sequence[Message]], *, max_length: int
+    tokenizer: Any,
+    conversations: Iterable[Sequence[Message]],
+    *,
+    max_length: int,
+    too_long: TooLong = "drop",
 ) -> TokenRows:
-    """Token rows whose labels cover the last reply alone; longer ones are dropped, never cut."""
-    rows, entered = [], 0
+    """Token rows of which the last reply alone is learned."""
+    made = _Made(SFT_ROWS)
     for messages in conversations:
-        entered += 1
         prompt, reply = split_reply(tokenizer, messages[:-1], messages[-1])
-        if len(prompt) + len(reply) <= max_length:
-            labels = [IGNORED_LABEL] * len(prompt) + reply
-            rows.append({"input_ids": prompt + reply, "labels": labels})
-    return _token_rows(rows, SFT_ROWS, entered)
+        fitted = made.fit(prompt, [reply], max_length, too_long)
+        if fitted:
+            made.add({"prompt_ids": prompt, "reply_ids": fitted[0]})
+    return made.token_rows()
 
 
 def pair_rows(
-    tokenizer: Any, pairs: Iterable[dict[str, list[Message]]], *, max_length: int, reference: str
+    tokenizer: Any,
+    pairs: Iterable[dict[str, list[Message]]],
+    *,
+    max_length: int,
+    reference: str,
+    too_long: TooLong = "drop",
 ) -> TokenRows:
-    """Token rows of preference pairs; a pair with a side beyond `max_length` is dropped.
+    """Token rows of preference pairs whose replies differ.
 
     `reference` is the key of the frozen model whose log-probs the reply ids stand for.
     """
-    rows, entered = [], 0
+    made = _Made(PAIR_ROWS)
     for pair in pairs:
-        entered += 1
         sides = [split_reply(tokenizer, pair["prompt"], pair[s][0]) for s in ("chosen", "rejected")]
-        (prompt, chosen), (_, rejected) = sides
-        if max(len(p) + len(r) for p, r in sides) <= max_length:
-            rows.append(
+        start = min(len(prompt) for prompt, _ in sides)
+        whole = [[*prompt, *reply] for prompt, reply in sides]
+        prompt, replies = whole[0][:start], [tokens[start:] for tokens in whole]
+        fitted = made.fit(prompt, replies, max_length, too_long)
+        if fitted:
+            chosen, rejected = fitted
+            made.add(
                 {
                     "prompt_ids": prompt,
                     "chosen_ids": chosen,
@@ -72,7 +86,19 @@ def pair_rows(
                     "rejected_reply_id": reply_id(reference, prompt, rejected),
                 }
             )
-    return _token_rows(rows, PAIR_ROWS, entered)
+    return made.token_rows()
+
+
+def hold_out(made: TokenRows, share: float, *, seed: int) -> tuple[TokenRows, pa.Table]:
+    """Rows to train on, and a share kept back to judge by; it counts as dropped by `held_out`."""
+    total = made.rows.num_rows
+    kept_back = set(random.Random(f"{seed}/held-out").sample(range(total), int(share * total)))
+    if not kept_back:
+        return made, made.rows.slice(0, 0)
+    rest = [row for row in range(total) if row not in kept_back]
+    dropped = {**made.dropped, "held_out": len(kept_back)}
+    trained = TokenRows(made.rows.take(rest), made.entered, dropped, made.cut)
+    return trained, made.rows.take(sorted(kept_back))
 
 
 def split_reply(
@@ -97,7 +123,35 @@ def _common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
     return min(len(left), len(right))
 
 
-def _token_rows(rows: list[dict[str, Any]], schema: pa.Schema, entered: int) -> TokenRows:
-    too_long = entered - len(rows)
-    dropped = {"too_long": too_long} if too_long else {}
-    return TokenRows(pa.Table.from_pylist(rows, schema=schema), entered, dropped)
+class _Made:
+    """Rows as they are made, and how many were dropped or cut by which rule."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self._schema = schema
+        self._rows: list[dict[str, Any]] = []
+        self._entered = 0
+        self._cut = 0
+        self._dropped: Counter[str] = Counter()
+
+    def fit(
+        self, prompt: Sequence[int], replies: list[list[int]], max_length: int, too_long: TooLong
+    ) -> list[list[int]] | None:
+        """The replies of a row that enters, each within `max_length`; None where it is dropped."""
+        self._entered += 1
+        room = max_length - len(prompt)
+        fitted = [reply[: max(0, room)] for reply in replies]
+        if fitted != replies and (too_long == "drop" or room < 1):
+            self._dropped["too_long"] += 1
+            return None
+        if len(fitted) == 2 and fitted[0] == fitted[1]:
+            self._dropped["identical"] += 1
+            return None
+        self._cut += fitted != replies
+        return fitted
+
+    def add(self, row: dict[str, Any]) -> None:
+        self._rows.append(row)
+
+    def token_rows(self) -> TokenRows:
+        table = pa.Table.from_pylist(self._rows, schema=self._schema)
+        return TokenRows(table, self._entered, dict(self._dropped), self._cut)

@@ -232,6 +232,26 @@ def verify(
 
 
 @app.command()
+def show_mask(
+    recipe: RecipePath,
+    row: Annotated[str, typer.Option(help="A prompt_id, or a row's number in sft.data, dpo.data.")],
+    set_: Parameters = None,
+) -> None:
+    """Show what training learns of a row and what not."""
+    from fusion.run import Run
+    from jobs.show_mask import masks_of_row
+
+    for mask in masks_of_row(Run(_load(recipe, set_)), row):
+        console.rule(f"{mask.name}: {mask.reply_tokens} of {mask.num_tokens} tokens are learned")
+        console.print("[dim]not learned[/dim]")
+        console.print(mask.prompt, style="dim", markup=False, highlight=False)
+        console.print("[bold green]learned[/bold green]")
+        console.print(mask.reply, style="green", markup=False, highlight=False)
+        if mask.too_long:
+            console.print(f"[red]{mask.too_long} tokens beyond max_length[/red]")
+
+
+@app.command()
 def serve(recipe: RecipePath, set_: Parameters = None) -> None:
     """Bring the sources, the reward model and the endpoint up, until interrupted."""
     from jobs.serve import serve_recipe

@@ -23,27 +23,35 @@ def training_source(own: Table, training: Training) -> Source:
 
 
 def tokenised_conversations(
-    source: Source, model: str, revision: str | None, max_length: int
+    source: Source, model: str, revision: str | None, training: Training
 ) -> TokenRows:
     """SFT token rows of every conversation, made in a task of the cluster."""
 
     def make() -> TokenRows:
         tokenizer = load_tokenizer(local_copy(model), revision)
-        messages = (row["messages"] for row in _rows(source, ("messages",)))
-        return sft_rows(tokenizer, messages, max_length=max_length)
+        messages = (row["messages"] for row in source_rows(source, ("messages",)))
+        return sft_rows(
+            tokenizer, messages, max_length=training.max_length, too_long=training.too_long
+        )
 
     return _on_cluster(make)
 
 
 def tokenised_pairs(
-    source: Source, model: str, revision: str | None, max_length: int, reference: str
+    source: Source, model: str, revision: str | None, training: Training, reference: str
 ) -> TokenRows:
     """Pair token rows of every preference pair, made in a task of the cluster."""
 
     def make() -> TokenRows:
         tokenizer = load_tokenizer(local_copy(model), revision)
-        pairs = _rows(source, ("prompt", "chosen", "rejected"))
-        return pair_rows(tokenizer, pairs, max_length=max_length, reference=reference)
+        pairs = source_rows(source, ("prompt", "chosen", "rejected"))
+        return pair_rows(
+            tokenizer,
+            pairs,
+            max_length=training.max_length,
+            too_long=training.too_long,
+            reference=reference,
+        )
 
     return _on_cluster(make)
 
@@ -53,7 +61,12 @@ def _on_cluster(make: Callable[[], TokenRows]) -> TokenRows:
     return made
 
 
-def _rows(source: Source, columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+def source_rows(source: Source, columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    """These columns of a training source, row by row.
+
+    Raises:
+        BadInputError: a row of an existing data set is malformed or lacks a column.
+    """
     if isinstance(source, Table):
         yield from source.read(columns).to_pylist()
         return

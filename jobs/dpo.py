@@ -6,17 +6,19 @@ from fusion.errors import CrucibleError
 from fusion.identity import content_hash
 from fusion.run import Run
 from fusion.store import Counts, Location, Manifest, is_current
+from fusion.training_rows import hold_out
+from jobs.progress import Progress
 from jobs.reference import reference_inputs, tokenised_preferences, with_reference
 from jobs.sft import sft_checkpoint
 from jobs.stage import StageClock, write_manifest
-from jobs.training import train
+from jobs.training import token_count, train, training_account
 
 STAGE = "dpo"
 
 
 def dpo_inputs(run: Run) -> dict[str, str]:
     """Fingerprints of all that the final target depends on."""
-    section = content_hash(run.recipe.dpo.model_dump(mode="json"))
+    section = content_hash(run.recipe.dpo.shaping())
     return {**reference_inputs(run), "training": section}
 
 
@@ -25,7 +27,7 @@ def dpo_checkpoint(run: Run) -> Location:
     return checkpoint_location(run, STAGE, dpo_inputs(run))
 
 
-def run_dpo(run: Run, holdings: Holdings) -> Manifest:
+def run_dpo(run: Run, holdings: Holdings, progress: Progress) -> Manifest:
     """Optimise the target's preferences, unless that was done for the same inputs.
 
     Raises:
@@ -37,24 +39,28 @@ def run_dpo(run: Run, holdings: Holdings) -> Manifest:
     if done and is_current(done, inputs) and is_complete(checkpoint):
         return done
     clock = StageClock()
-    made = tokenised_preferences(run)
+    section = run.recipe.dpo
+    made, held_out = hold_out(tokenised_preferences(run), section.held_out, seed=section.seed)
     if made.rows.num_rows == 0:
         raise CrucibleError(
             f"Stage dpo has no pairs: {made.entered} entered, dropped {made.dropped}; look at the "
             "yields of `crucible report`, widen selection.margin or raise dpo.max_length."
         )
-    train(
-        stage=STAGE,
-        model=str(sft_checkpoint(run)),
-        revision=None,
-        training=run.recipe.dpo,
-        rows=with_reference(made.rows, run),
-        checkpoint=checkpoint,
-        log=run.training_log(STAGE),
-        holdings=holdings,
-    )
-    lengths = [made.rows[c] for c in ("prompt_ids", "prompt_ids", "chosen_ids", "rejected_ids")]
-    tokens = sum(len(ids) for column in lengths for ids in column.to_pylist())
+    if not is_complete(checkpoint):
+        train(
+            name=f"{run.recipe.name} {STAGE}",
+            model=str(sft_checkpoint(run)),
+            revision=None,
+            training=section,
+            rows=with_reference(made.rows, run),
+            held_out=with_reference(held_out, run),
+            lineage=inputs,
+            checkpoint=checkpoint,
+            log=run.training_log(STAGE),
+            holdings=holdings,
+            progress=progress,
+        )
+    tokens = token_count(made.rows, ("prompt_ids", "prompt_ids", "chosen_ids", "rejected_ids"))
     return write_manifest(
         run,
         STAGE,
@@ -63,6 +69,6 @@ def run_dpo(run: Run, holdings: Holdings) -> Manifest:
         counts=Counts(
             entered=made.entered, results=made.rows.num_rows, dropped=made.dropped, unit="pairs"
         ),
-        tokens={"training": int(tokens * run.recipe.dpo.epochs)},
-        extra={"checkpoint": str(checkpoint)},
+        tokens={"training": int(tokens * section.epochs)},
+        extra=training_account(checkpoint, made),
     )

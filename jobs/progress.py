@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -27,6 +27,24 @@ class Progress:
     def show(self, table: RichTable) -> None:
         """A table, where a line would not do."""
         self._console.print(table)
+
+    @contextmanager
+    def repeating(self, line: Callable[[], str | None]) -> Iterator[None]:
+        """Say a line every few seconds, as long as there is one."""
+        done = threading.Event()
+
+        def watch() -> None:
+            while not done.wait(self._every_s):
+                if text := line():
+                    self.say(text)
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            done.set()
+            watcher.join()
 
     @contextmanager
     def counting(self, what: str, tables: Sequence[Table], wanted: int) -> Iterator[None]:

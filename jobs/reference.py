@@ -10,6 +10,7 @@ from cluster.connection import Holdings
 from cluster.ray_data import quiet_ray_data
 from fusion.checkpoints import local_copy
 from fusion.errors import CrucibleError
+from fusion.recipe import Dpo
 from fusion.records import REFERENCE
 from fusion.run import Run
 from fusion.store import Counts, Manifest, is_current
@@ -20,7 +21,7 @@ from jobs.sft import sft_checkpoint
 from jobs.stage import StageClock, write_manifest
 
 STAGE = "reference"
-REPLIES_PER_BATCH = 16
+REPLIES_PER_BATCH = 64
 REPLIES_PER_BLOCK = 2048
 
 _OUTPUT = pa.schema(
@@ -40,7 +41,7 @@ def tokenised_preferences(run: Run) -> TokenRows:
         training_source(run.preferences(), dpo),
         str(sft_checkpoint(run)),
         None,
-        dpo.max_length,
+        dpo,
         reference_key(run),
     )
 
@@ -51,7 +52,8 @@ def reference_inputs(run: Run) -> dict[str, str]:
     return {
         "model": reference_key(run),
         "data": training_source(run.preferences(), dpo).fingerprint(),
-        "max_length": str(dpo.max_length),
+        "max_length": f"{dpo.max_length} {dpo.too_long}",
+        "needed": str(dpo.needs_reference),
     }
 
 
@@ -64,6 +66,8 @@ def run_reference(run: Run, holdings: Holdings) -> Manifest:
     clock = StageClock()
     made = tokenised_preferences(run)
     replies = unique_replies(made.rows)
+    if not run.recipe.dpo.needs_reference:
+        replies = replies.clear()
     table = run.shared("reference").partition(reference_key(run))
     stored = pl.Series(table.ids().to_pylist(), dtype=pl.String)
     missing = replies.filter(~pl.col("reply_id").is_in(stored.implode()))
@@ -99,10 +103,10 @@ def _compute(run: Run, missing: pl.DataFrame, holdings: Holdings) -> None:
     blocks = [part.to_arrow() for part in labelled.iter_slices(REPLIES_PER_BLOCK)]
     on_gpu = holdings.gpus > 0
     workers = min(len(blocks), int(holdings.gpus) if on_gpu else run.recipe.dpo.workers)
-    threads = max(1, holdings.cores // workers)
+    threads = None if on_gpu else max(1, holdings.cores // workers)
     dataset = ray.data.from_arrow(blocks).map_batches(
-        _LogProbs,
-        fn_constructor_args=[str(sft_checkpoint(run)), run.recipe.dpo.precision, on_gpu, threads],
+        ReferenceModel,
+        fn_constructor_args=[str(sft_checkpoint(run)), run.recipe.dpo, on_gpu, threads],
         batch_size=REPLIES_PER_BATCH,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=workers),
@@ -112,30 +116,32 @@ def _compute(run: Run, missing: pl.DataFrame, holdings: Holdings) -> None:
     dataset.write_datasink(TableSink(run.shared("reference"), run.quarantine(STAGE), STAGE))
 
 
-class _LogProbs:
-    """Holds the frozen model and sums the log-probs of reply tokens."""
+class ReferenceModel:
+    """Holds the frozen model and sums the log-probs of reply tokens; its threads are torch's own
+    choice unless told."""
 
-    def __init__(self, model: str, precision: str, on_gpu: bool, threads: int) -> None:
+    def __init__(self, model: str, training: Dpo, on_gpu: bool, threads: int | None) -> None:
         import torch
         from transformers import AutoModelForCausalLM
 
-        if not on_gpu:
+        from fusion.logprobs import add_reply_head
+
+        if threads:
             torch.set_num_threads(threads)
-        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        dtype = torch.bfloat16 if training.precision == "bf16" else torch.float32
         self._device = torch.device("cuda" if on_gpu else "cpu")
         loaded = AutoModelForCausalLM.from_pretrained(local_copy(model), dtype=dtype)
+        add_reply_head(loaded)
         self._model = loaded.eval().to(self._device)
+        self._tokens = training.micro_batch_tokens
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        from fusion.losses import reply_logprobs
+        """The reference rows of a batch of replies."""
+        from fusion.logprobs import logprobs_by_length
 
         rows = batch.to_pylist()
-        sums = reply_logprobs(
-            self._model,
-            [row["prompt_ids"] for row in rows],
-            [row["reply_ids"] for row in rows],
-            device=self._device,
-        )
+        replies = [(row["prompt_ids"], row["reply_ids"]) for row in rows]
+        sums = logprobs_by_length(self._model, replies, tokens=self._tokens, device=self._device)
         return pa.Table.from_pylist(
             [
                 {
@@ -151,11 +157,13 @@ class _LogProbs:
 
 
 def with_reference(rows: pa.Table, run: Run) -> pa.Table:
-    """Pair token rows with the stored reference log-probs, as TRL's DPO trainer names them.
+    """Pair token rows with the stored reference log-probs; as they are where the loss needs none.
 
     Raises:
         CrucibleError: log-probs of some reply were not computed yet.
     """
+    if not run.recipe.dpo.needs_reference:
+        return rows
     stored: Any = pl.from_arrow(
         run.shared("reference").partition(reference_key(run)).read(["reply_id", "logprob_sum"])
     )

@@ -67,9 +67,9 @@ class Fusion:
             "sample": lambda: self._sample_and_score(stages),
             "score": lambda: None if "sample" in stages else self._sample_and_score(stages),
             "select": self._select,
-            "sft": lambda: self._say(run_sft(self.run, self.holdings)),
+            "sft": lambda: self._say(run_sft(self.run, self.holdings, self.progress)),
             "reference": lambda: self._say(run_reference(self.run, self.holdings)),
-            "dpo": lambda: self._say(run_dpo(self.run, self.holdings)),
+            "dpo": lambda: self._say(run_dpo(self.run, self.holdings, self.progress)),
             "evaluate": self._evaluate,
             "report": self._report,
         }

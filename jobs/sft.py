@@ -6,9 +6,11 @@ from fusion.errors import CrucibleError
 from fusion.identity import content_hash, model_fingerprint
 from fusion.run import Run
 from fusion.store import Counts, Location, Manifest, is_current
+from fusion.training_rows import hold_out
 from jobs.conversations import tokenised_conversations, training_source
+from jobs.progress import Progress
 from jobs.stage import StageClock, write_manifest
-from jobs.training import train
+from jobs.training import token_count, train, training_account
 
 STAGE = "sft"
 
@@ -18,7 +20,7 @@ def sft_inputs(run: Run) -> dict[str, str]:
     recipe = run.recipe
     return {
         "target": model_fingerprint(recipe.target.model, recipe.target.revision),
-        "training": content_hash(recipe.sft.model_dump(mode="json")),
+        "training": content_hash(recipe.sft.shaping()),
         "data": training_source(run.sft(), recipe.sft).fingerprint(),
     }
 
@@ -28,7 +30,7 @@ def sft_checkpoint(run: Run) -> Location:
     return checkpoint_location(run, STAGE, sft_inputs(run))
 
 
-def run_sft(run: Run, holdings: Holdings) -> Manifest:
+def run_sft(run: Run, holdings: Holdings, progress: Progress) -> Manifest:
     """Fine-tune the target, unless that was done for the same inputs.
 
     Raises:
@@ -42,23 +44,28 @@ def run_sft(run: Run, holdings: Holdings) -> Manifest:
     clock = StageClock()
     target, section = run.recipe.target, run.recipe.sft
     source = training_source(run.sft(), section)
-    made = tokenised_conversations(source, target.model, target.revision, section.max_length)
+    made = tokenised_conversations(source, target.model, target.revision, section)
+    made, held_out = hold_out(made, section.held_out, seed=section.seed)
     if made.rows.num_rows == 0:
         raise CrucibleError(
             f"Stage sft has nothing to learn from: {made.entered} conversations, dropped "
             f"{made.dropped}; look at the yields of `crucible report`, or raise sft.max_length."
         )
-    train(
-        stage=STAGE,
-        model=target.model,
-        revision=target.revision,
-        training=section,
-        rows=made.rows,
-        checkpoint=checkpoint,
-        log=run.training_log(STAGE),
-        holdings=holdings,
-    )
-    tokens = sum(len(ids) for ids in made.rows["input_ids"].to_pylist())
+    if not is_complete(checkpoint):
+        train(
+            name=f"{run.recipe.name} {STAGE}",
+            model=target.model,
+            revision=target.revision,
+            training=section,
+            rows=made.rows,
+            held_out=held_out,
+            lineage=inputs,
+            checkpoint=checkpoint,
+            log=run.training_log(STAGE),
+            holdings=holdings,
+            progress=progress,
+        )
+    tokens = token_count(made.rows, ("prompt_ids", "reply_ids"))
     return write_manifest(
         run,
         STAGE,
@@ -71,5 +78,5 @@ def run_sft(run: Run, holdings: Holdings) -> Manifest:
             unit="conversations",
         ),
         tokens={"training": int(tokens * section.epochs)},
-        extra={"checkpoint": str(checkpoint)},
+        extra=training_account(checkpoint, made),
     )

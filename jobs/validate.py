@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any
 
 import polars as pl
@@ -61,6 +62,8 @@ def validate(recipe: Recipe) -> Report:
     _check_room("evaluation", recipe.target.model, evaluation.sampling, evaluation.engine)
     for name, reward in recipe.rewards.items():
         _check_reward(name, reward, report)
+    for what, training in (("sft", recipe.sft), ("dpo", recipe.dpo)):
+        _check_trackers(what, training, recipe.storage)
     _check_training_data("sft.data", recipe.sft, ("messages",), report)
     _check_training_data("dpo.data", recipe.dpo, ("prompt", "chosen", "rejected"), report)
     return report
@@ -218,6 +221,20 @@ def _check_room(what: str, model: str, sampling: Sampling, engine: Engine) -> No
         raise BadInputError(
             f"{what} has sampling.max_tokens {sampling.max_tokens} in a context of {context} "
             "tokens, which leaves none for the prompt; lower it."
+        )
+
+
+def _check_trackers(what: str, training: Training, storage: str) -> None:
+    for name in training.trackers:
+        if find_spec(name) is None:
+            raise BadInputError(
+                f"{what}.trackers names {name}, which is not installed here; install it, or leave "
+                "it out: the log and the report have all figures."
+            )
+    if "tensorboard" in training.trackers and Location.of(storage).scheme != "file":
+        raise BadInputError(
+            f"{what}.trackers names tensorboard and storage is {storage}; TensorBoard needs a "
+            "storage on a file system: leave it out, or take mlflow or wandb."
         )
 
 

@@ -10,7 +10,7 @@ from fusion.recipe.running import Cluster, Endpoint, Evaluation, Failures, Model
 from fusion.recipe.section import Domain, Name, Section, Share, VerifierName
 from fusion.recipe.selection import DOMAIN_PRESETS, Margin, Policy, Selection
 from fusion.recipe.sources import Engine, Greedy, Model, Sampling, Source, Target
-from fusion.recipe.training import Dpo, Sft, Training
+from fusion.recipe.training import Dpo, Lora, LossName, Sft, Training
 
 __all__ = [
     "DOMAIN_PRESETS",
@@ -26,6 +26,8 @@ __all__ = [
     "Greedy",
     "Ingest",
     "Judge",
+    "Lora",
+    "LossName",
     "Margin",
     "MathVerification",
     "Model",

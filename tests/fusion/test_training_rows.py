@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fusion.chat import load_tokenizer, render_conversation
-from fusion.training_rows import IGNORED_LABEL, pair_rows, sft_rows, split_reply
+from fusion.training_rows import pair_rows, sft_rows, split_reply
 
 TARGET = Path(__file__).parents[2] / "rehearsal" / "models" / "target"
 PROMPT = [{"role": "user", "content": "Which word comes third: lamp fire night star"}]
@@ -20,7 +20,7 @@ def tokenizer():
 def test_labels_cover_the_reply_and_its_end_of_turn_once(tokenizer):
     made = sft_rows(tokenizer, [[*PROMPT, REPLY]], max_length=256)
     row = made.rows.to_pylist()[0]
-    learned = [t for t in row["labels"] if t != IGNORED_LABEL]
+    learned = row["reply_ids"]
     text = tokenizer.decode(learned)
     assert text.startswith("night")
     assert learned.count(tokenizer.eos_token_id) == 1
@@ -47,6 +47,25 @@ def test_a_pair_is_dropped_when_either_side_is_too_long(tokenizer):
     made = pair_rows(tokenizer, pairs, max_length=100, reference="r")
     assert made.rows.num_rows == 0
     assert made.dropped == {"too_long": 2}
+
+
+def test_a_long_reply_is_cut_at_its_end_where_the_recipe_says_so_and_counted(tokenizer):
+    long = {"role": "assistant", "content": "night " * 200}
+    made = sft_rows(tokenizer, [[*PROMPT, REPLY], [*PROMPT, long]], max_length=100, too_long="cut")
+    row = made.rows.to_pylist()[1]
+    assert (made.rows.num_rows, made.cut, made.dropped) == (2, 1, {})
+    assert len(row["prompt_ids"]) + len(row["reply_ids"]) == 100
+
+
+def test_a_prompt_that_fills_max_length_is_dropped_even_so(tokenizer):
+    made = sft_rows(tokenizer, [[*PROMPT, REPLY]], max_length=5, too_long="cut")
+    assert (made.rows.num_rows, made.dropped) == (0, {"too_long": 1})
+
+
+def test_a_pair_of_equal_replies_is_dropped_and_counted(tokenizer):
+    pair = {"prompt": PROMPT, "chosen": [REPLY], "rejected": [REPLY]}
+    made = pair_rows(tokenizer, [pair], max_length=100, reference="r")
+    assert (made.rows.num_rows, made.dropped) == (0, {"identical": 1})
 
 
 def test_reply_ids_follow_tokens_and_model(tokenizer):

@@ -196,16 +196,16 @@ def test_published_recipes_share_everything_but_target_and_rates() -> None:
             recipe.sft.learning_rate,
             recipe.dpo.learning_rate,
             recipe.dpo.beta,
-            recipe.dpo.length_normalised,
+            recipe.dpo.loss,
         )
         for recipe in recipes
     }
     assert rates == {  # FuseChat-3.0's README, sections "SFT" and "DPO"
-        "llama-3.1-8b": (5e-6, 8e-7, 10, True),
-        "qwen-2.5-7b": (2e-6, 3e-7, 0.01, False),
-        "gemma-2-9b": (2e-6, 5e-7, 0.01, False),
-        "llama-3.2-3b": (5e-6, 1e-6, 10, True),
-        "llama-3.2-1b": (5e-6, 1e-6, 10, True),
+        "llama-3.1-8b": (5e-6, 8e-7, 10, "ln_dpo"),
+        "qwen-2.5-7b": (2e-6, 3e-7, 0.01, "dpo"),
+        "gemma-2-9b": (2e-6, 5e-7, 0.01, "dpo"),
+        "llama-3.2-3b": (5e-6, 1e-6, 10, "ln_dpo"),
+        "llama-3.2-1b": (5e-6, 1e-6, 10, "ln_dpo"),
     }
 
 

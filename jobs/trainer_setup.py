@@ -1,0 +1,171 @@
+"""A recipe's section and token rows as a trainer: model, arguments, batching, saved steps."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+import torch.distributed as dist
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, PrinterCallback, TrainingArguments
+from transformers.distributed import DistributedConfig
+from transformers.utils import is_flash_attn_2_available
+
+from fusion.batching import Batching, Shape
+from fusion.chat import load_tokenizer
+from fusion.checkpoints import local_copy
+from fusion.logprobs import add_reply_head
+from fusion.recipe import Dpo, Lora, Training
+from jobs.passes import StepRows
+from jobs.step_keeper import LogWriter, StepKeeper, trackers
+from jobs.step_trainer import Objective, PreferenceObjective, StepTrainer, SupervisedObjective
+from jobs.training_worker import WorkerConfig
+
+FLASH_ATTENTION = "flash_attention_2"
+DEEPSPEED_STAGES = {"zero2": 2, "zero3": 3}
+
+
+def total_steps(rows: pa.Table, training: Training) -> int:
+    """Optimiser steps from start to end."""
+    num_rows: int = rows.num_rows
+    return math.ceil(training.epochs * math.ceil(num_rows / training.batch_size))
+
+
+def build_trainer(
+    config: WorkerConfig, rows: pa.Table, held_out: pa.Table | None, resumed: Path | None
+) -> StepTrainer:
+    """The trainer of one worker; `resumed` is the folder of the step it goes on from."""
+    section = config.training
+    arguments = _arguments(config)
+    attention = FLASH_ATTENTION if config.on_gpu and is_flash_attn_2_available() else "sdpa"
+    batching: Batching = "packed" if attention == FLASH_ATTENTION else "bucketed"
+    if section.batching != "auto":
+        batching = section.batching
+    shape = Shape(section.batch_size, arguments.world_size, section.micro_batch_tokens, batching)
+    objective: Objective = (
+        PreferenceObjective(section) if isinstance(section, Dpo) else SupervisedObjective()
+    )
+    keeper = StepKeeper(
+        config.steps,
+        keep=max(2, section.best_of),
+        leads_node=arguments.local_process_index == 0,
+    )
+    trainer = StepTrainer(
+        model=_load_model(config, resumed, attention),
+        args=arguments,
+        processing_class=load_tokenizer(local_copy(config.model), config.revision),
+        objective=objective,
+        rows=StepRows(rows, shape),
+        held_out=StepRows(held_out, shape) if held_out is not None and held_out.num_rows else None,
+        shape=shape,
+        sharded=_is_sharded(section),
+        callbacks=[
+            keeper,
+            LogWriter(config.log),
+            *trackers(section.trackers, config.log, is_first=arguments.process_index == 0),
+        ],
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _is_sharded(section: Training) -> bool:
+    return section.strategy == "fsdp2" and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def _load_model(config: WorkerConfig, resumed: Path | None, attention: str) -> Any:
+    """The model with weights that AdamW's small steps do not vanish in: float32, or DeepSpeed's
+    bf16, which keeps a copy in float32. Made after the arguments, which tell ZeRO-3 to shard.
+    """
+    section = config.training
+    if section.strategy in DEEPSPEED_STAGES and dist.is_initialized():
+        import deepspeed  # takes seconds, and compiles on its first use
+
+        deepspeed.init_distributed()  # ZeRO-3 shards while loading and must know all workers
+    in_bf16 = section.precision == "bf16" and section.strategy in DEEPSPEED_STAGES
+    sharded = _is_sharded(section)
+    model = AutoModelForCausalLM.from_pretrained(
+        str(resumed) if resumed and sharded else local_copy(config.model),
+        revision=config.revision,
+        dtype=torch.bfloat16 if in_bf16 else torch.float32,
+        attn_implementation=attention,
+        **(_fsdp2(section) if sharded else {}),
+    )
+    _disable_dropout(model)
+    add_reply_head(model)
+    return get_peft_model(model, _adapters(section.lora)) if section.lora else model
+
+
+def _adapters(lora: Lora) -> LoraConfig:
+    return LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.modules) or "all-linear",
+        task_type="CAUSAL_LM",
+    )
+
+
+def _fsdp2(section: Training) -> dict[str, Any]:
+    mixed = section.precision == "bf16"
+    sharding = DistributedConfig(fsdp_size=dist.get_world_size(), fsdp_mixed_precision=mixed)
+    return {"distributed_config": sharding}
+
+
+def _disable_dropout(model: Any) -> None:
+    """Policy and reference are compared, so neither may be noisy."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        if hasattr(module, "attention_dropout"):
+            module.attention_dropout = 0.0
+
+
+def _arguments(config: WorkerConfig) -> TrainingArguments:
+    """What transformers' Trainer is told; a step of ours is one batch of its."""
+    section, zero = config.training, DEEPSPEED_STAGES.get(config.training.strategy)
+    world = dist.get_world_size() if dist.is_initialized() else 1
+    return TrainingArguments(
+        output_dir=str(config.scratch / "trainer"),
+        num_train_epochs=section.epochs,
+        per_device_train_batch_size=max(1, section.batch_size // world),
+        gradient_accumulation_steps=1,
+        learning_rate=section.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=section.warmup_ratio,
+        weight_decay=section.weight_decay,
+        max_grad_norm=section.max_grad_norm,
+        seed=section.seed,
+        bf16=section.precision == "bf16",
+        gradient_checkpointing=section.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        ddp_find_unused_parameters=False,
+        use_cpu=not config.on_gpu,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="steps",
+        save_steps=section.save_steps,
+        save_only_model=_is_sharded(section),  # the step trainer saves the rest
+        run_name=config.name,
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        deepspeed=deepspeed_config(zero) if zero else None,
+    )
+
+
+def deepspeed_config(stage: int) -> dict[str, Any]:
+    """DeepSpeed's JSON for a ZeRO stage; the optimiser is torch's, so nothing is compiled."""
+    zero: dict[str, Any] = {"stage": stage}
+    if stage == 3:
+        zero["stage3_gather_16bit_weights_on_model_save"] = True
+    return {
+        "zero_optimization": zero,
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        "train_batch_size": "auto",
+        "gradient_clipping": "auto",
+        "bf16": {"enabled": "auto"},
+    }

@@ -1,0 +1,46 @@
+"""Log-probs of replies against a plain forward pass, one reply at a time."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from fusion.logprobs import add_reply_head, logprobs_by_length
+
+TARGET = Path(__file__).parents[2] / "rehearsal" / "models" / "target"
+
+
+@pytest.fixture(scope="module")
+def model():
+    model = AutoModelForCausalLM.from_pretrained(TARGET, dtype=torch.float32).eval()
+    add_reply_head(model)
+    return model
+
+
+def plain_sum(model, prompt, reply):
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt + reply])).logits[0].double()
+    rows = torch.log_softmax(logits, dim=-1)
+    return sum(float(rows[len(prompt) - 1 + i, t]) for i, t in enumerate(reply))
+
+
+@pytest.mark.parametrize("tokens", [1, 12, 1000])
+def test_batched_padded_logprobs_equal_those_of_each_reply_alone(model, tokens):
+    sequences = [([5, 6, 7], [11, 12]), ([8], [13, 14, 15, 16]), ([9, 10], [17])]
+    found = logprobs_by_length(model, sequences, tokens=tokens, device=torch.device("cpu"))
+    expected = [plain_sum(model, *sequence) for sequence in sequences]
+    assert found == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("family", ["gemma", "llama", "mistral", "qwen"])
+def test_reply_head_agrees_with_the_models_own_in_every_family(family, monkeypatch):
+    """Gemma 2 caps its logits; slices of positions make no difference."""
+    path = TARGET.parent / family
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    expected = plain_sum(model, [5, 6, 7], [11, 12, 13, 14])
+    add_reply_head(model)
+    monkeypatch.setattr("fusion.logprobs.LOGITS_AT_ONCE", 3 * model.config.vocab_size)
+    device = torch.device("cpu")
+    (found,) = logprobs_by_length(model, [([5, 6, 7], [11, 12, 13, 14])], tokens=9, device=device)
+    assert found == pytest.approx(expected, abs=1e-4)

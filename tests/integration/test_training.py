@@ -1,0 +1,162 @@
+"""Training through the command line: however it is cut, shared out or killed, the same steps."""
+
+import contextlib
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from tests.training_data import conversations, pairs
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(1500)]
+
+ROOT = Path(__file__).parents[2]
+STAGES = ("sft", "reference", "dpo")
+COMMON = {
+    "max_length": 512,
+    "learning_rate": 5.0e-4,
+    "precision": "fp32",
+    "batch_size": 8,
+    "gradient_checkpointing": False,
+}
+Steps = list[tuple[float, float]]
+
+
+def write_recipe(folder: Path, **keys: Any) -> Path:
+    """A recipe that trains the rehearsal's target on 80 conversations and 80 pairs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, rows in (("sft", conversations(80)), ("dpo", pairs(80))):
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / f"{name}.jsonl").write_text(text)
+    recipe = {
+        "extends": str(ROOT / "rehearsal" / "recipe.yaml"),
+        "name": "training",
+        "storage": str(folder / "runs"),
+        "sft": {**COMMON, **keys, "data": str(folder / "sft.jsonl"), "epochs": 1},
+        "dpo": {**COMMON, "beta": 2.0, **keys, "data": str(folder / "dpo.jsonl"), "epochs": 2},
+    }
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+def command(recipe: Path) -> list[str]:
+    stages = [word for stage in STAGES for word in ("--stage", stage)]
+    return [sys.executable, "-m", "jobs", "run", str(recipe), *stages]
+
+
+def train(recipe: Path) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        command(recipe), cwd=ROOT, capture_output=True, text=True, timeout=900, check=False
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done
+
+
+def trajectory(recipe: Path, stage: str) -> Steps:
+    """Loss and gradient norm of every step, as the stage's log has them."""
+    log = recipe.parent / "runs" / "training" / "logs" / f"{stage}.jsonl"
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    return [(row["loss"], row["grad_norm"]) for row in rows if "grad_norm" in row]
+
+
+def assert_same(left: Path, right: Path) -> None:
+    for stage in ("sft", "dpo"):
+        pairs = zip(trajectory(left, stage), trajectory(right, stage), strict=True)
+        for number, (one, other) in enumerate(pairs, start=1):
+            assert one == pytest.approx(other, abs=1e-4), f"{stage}, step {number}"
+
+
+def kill_in_dpo(recipe: Path, after_steps: int) -> None:
+    """Start the command and kill it, with all its processes, once dpo has saved a step."""
+    steps = recipe.parent / "runs" / "training" / "checkpoints"
+    with subprocess.Popen(command(recipe), cwd=ROOT) as first:
+        deadline = time.monotonic() + 600
+        wanted = f"dpo-*/work/steps/{after_steps:08d}/complete.json"
+        while not list(steps.glob(wanted)) and time.monotonic() < deadline:
+            assert first.poll() is None, "it ended before it could be killed"
+            time.sleep(0.05)
+        driver = psutil.Process(first.pid)
+        for process in [driver, *driver.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Path:
+    """One worker, rows in their order, all of a step in one pass, never killed."""
+    recipe = write_recipe(
+        tmp_path_factory.mktemp("undisturbed"), batching="padded", micro_batch_tokens=100_000
+    )
+    train(recipe)
+    return recipe
+
+
+@pytest.fixture(scope="module")
+def disturbed(tmp_path_factory) -> Path:
+    """Two workers, short passes by length, killed after step 8 of dpo and started again."""
+    recipe = write_recipe(
+        tmp_path_factory.mktemp("disturbed"),
+        batching="bucketed",
+        micro_batch_tokens=300,
+        workers=2,
+        save_steps=4,
+    )
+    kill_in_dpo(recipe, after_steps=8)
+    train(recipe)
+    return recipe
+
+
+def test_workers_batching_and_a_kill_change_no_step(undisturbed, disturbed):
+    assert len(trajectory(undisturbed, "dpo")) == 20
+    assert_same(undisturbed, disturbed)
+
+
+def test_a_killed_training_goes_on_where_it_stopped(disturbed):
+    """The second command trained the steps after 8 alone: its clock started with them."""
+    log = disturbed.parent / "runs" / "training" / "logs" / "dpo.jsonl"
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [row["step"] for row in rows if "grad_norm" in row] == list(range(1, 21))
+    summary = rows[-1]
+    assert summary["train_steps_per_second"] * summary["train_runtime"] <= 12.5
+
+
+def test_the_final_model_loads_and_nothing_of_the_work_is_left(disturbed):
+    from transformers import AutoModelForCausalLM
+
+    (folder,) = (disturbed.parent / "runs" / "training" / "checkpoints").glob("dpo-*")
+    assert AutoModelForCausalLM.from_pretrained(folder).num_parameters() > 100_000
+    assert not (folder / "work").exists()
+
+
+def test_a_finished_run_is_not_trained_again(disturbed):
+    checkpoints = disturbed.parent / "runs" / "training" / "checkpoints"
+    before = {p: p.stat().st_mtime_ns for p in checkpoints.rglob("*.safetensors")}
+    (checkpoints.parent / "manifests" / "dpo.json").unlink()
+    train(disturbed)
+    assert {p: p.stat().st_mtime_ns for p in checkpoints.rglob("*.safetensors")} == before
+    assert (checkpoints.parent / "manifests" / "dpo.json").exists()
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("strategy", ["zero2", "zero3", "fsdp2"])
+def test_strategies_make_the_same_steps_also_after_a_kill(undisturbed, tmp_path, strategy):
+    keys = {"batching": "bucketed", "micro_batch_tokens": 300, "workers": 2, "save_steps": 4}
+    recipe = write_recipe(tmp_path, strategy=strategy, **keys)
+    kill_in_dpo(recipe, after_steps=8)
+    train(recipe)
+    assert_same(undisturbed, recipe)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("batching", ["padded", "bucketed", "packed"])
+def test_four_small_passes_are_one_large(undisturbed, tmp_path, batching):
+    recipe = write_recipe(tmp_path, batching=batching, micro_batch_tokens=150)
+    train(recipe)
+    assert_same(undisturbed, recipe)

@@ -1,0 +1,119 @@
+"""The trainer's step: one objective however it is cut into passes, and TRL's where TRL has it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+from trl import DPOConfig, DPOTrainer
+
+from fusion.batching import Shape, plan_step
+from fusion.chat import load_tokenizer
+from fusion.recipe import Dpo, Sft
+from jobs.passes import StepRows
+from jobs.trainer_setup import build_trainer
+from tests.training_data import TARGET, pair_table, sft_table, worker_config
+
+ROWS = 12
+COMMON = {"batch_size": ROWS, "precision": "fp32", "gradient_checkpointing": False}
+
+
+def step_of(folder: Path, stage: str, **keys):
+    """Loss and gradients of the first step over all rows, as the trainer makes them."""
+    section = (Dpo if stage == "dpo" else Sft)(**COMMON, **keys)
+    table = pair_table(ROWS) if stage == "dpo" else sft_table(ROWS)
+    config = worker_config(folder, section)
+    trainer = build_trainer(config, table, None, None)
+    (step,) = trainer.get_train_dataloader()
+    loss = trainer.training_step(trainer.model, step)
+    return loss.item(), _gradients(trainer.model), len(step.passes)
+
+
+def _gradients(model) -> torch.Tensor:
+    return torch.cat([p.grad.flatten() for p in model.parameters()])
+
+
+@pytest.mark.parametrize("stage", ["sft", "dpo"])
+@pytest.mark.parametrize("batching", ["padded", "bucketed", "packed"])
+def test_batching_changes_neither_loss_nor_gradients(tmp_path, stage, batching):
+    whole = step_of(tmp_path, stage, batching="padded", micro_batch_tokens=100_000)
+    parts = step_of(tmp_path, stage, batching=batching, micro_batch_tokens=250)
+    assert whole[2] == 1 < parts[2]
+    assert parts[0] == pytest.approx(whole[0], abs=1e-5)
+    assert torch.allclose(parts[1], whole[1], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("ours", "trls"), [("ln_dpo", "sigmoid_norm"), ("dpo", "sigmoid"), ("ipo", "ipo")]
+)
+def test_loss_and_gradients_are_those_of_trl(tmp_path, ours, trls):
+    beta = 0.1
+    loss, gradients, _ = step_of(tmp_path, "dpo", loss=ours, beta=beta)
+    trl_loss, trl_gradients = _trl_step(tmp_path, trls, beta)
+    assert loss == pytest.approx(trl_loss, abs=1e-5)
+    assert torch.allclose(gradients, trl_gradients, atol=1e-5)
+
+
+def _trl_step(folder: Path, loss: str, beta: float) -> tuple[float, torch.Tensor]:
+    """What TRL's DPO trainer makes of the same pairs in one padded batch."""
+    from datasets import Dataset
+
+    class StoredReferenceTrainer(DPOTrainer):
+        def _prepare_dataset(self, dataset, *_, **__):
+            return dataset
+
+        def _precompute_ref_logps(self, dataset, *_, **__):
+            return dataset
+
+    arguments = DPOConfig(
+        output_dir=str(folder),
+        per_device_train_batch_size=ROWS,
+        loss_type=[loss],
+        beta=beta,
+        max_length=None,
+        precompute_ref_log_probs=True,
+        bf16=False,
+        use_cpu=True,
+        gradient_checkpointing=False,
+        report_to="none",
+    )
+    columns = ("prompt_ids", "chosen_ids", "rejected_ids", "ref_chosen_logps", "ref_rejected_logps")
+    trainer = StoredReferenceTrainer(
+        AutoModelForCausalLM.from_pretrained(TARGET, dtype=torch.float32),
+        args=arguments,
+        train_dataset=Dataset(pair_table(ROWS).select(columns)),
+        processing_class=load_tokenizer(str(TARGET)),
+    )
+    (batch,) = trainer.get_train_dataloader()
+    made = trainer.compute_loss(trainer.model, batch)
+    made.backward()
+    return made.item(), _gradients(trainer.model)
+
+
+def test_two_workers_sum_up_to_one(tmp_path):
+    """The passes of both workers, one after the other in one process, give the same gradients."""
+    section = Dpo(**COMMON, batching="bucketed", micro_batch_tokens=400)
+    trainer = build_trainer(worker_config(tmp_path, section), pair_table(ROWS), None, None)
+    (alone,) = trainer.get_train_dataloader()
+    loss = trainer.training_step(trainer.model, alone).item()
+    expected = _gradients(trainer.model)
+    trainer.model.zero_grad()
+    shape = Shape(ROWS, 2, 400, "bucketed")
+    rows = StepRows(pair_table(ROWS), shape)
+    step = plan_step(range(ROWS), rows.sequences, shape)
+    losses = [trainer.training_step(trainer.model, rows[(step, rank)]).item() for rank in (0, 1)]
+    assert sum(losses) == pytest.approx(loss, abs=1e-5)
+    assert torch.allclose(_gradients(trainer.model), expected, atol=1e-5)
+
+
+def test_figures_are_those_of_the_loss_that_is_trained(tmp_path):
+    section = Dpo(**COMMON, beta=2.0)
+    trainer = build_trainer(worker_config(tmp_path, section), pair_table(ROWS), None, None)
+    trainer.train()
+    first = trainer.state.log_history[0]
+    assert first["rewards/margins"] == pytest.approx(
+        first["rewards/chosen"] - first["rewards/rejected"], abs=1e-5
+    )
+    assert 0 <= first["rewards/accuracies"] <= 1
+    assert 0 <= first["padding"] < 1
+    assert first["tokens_per_second"] > 0
