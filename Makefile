@@ -3,7 +3,7 @@ VENV ?= .venv
 PLATFORM ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev rehearsal test soak lint lock
+.PHONY: help install install-dev rehearsal test soak invariants bench-dpo lint lock
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,12 @@ test: install-dev ## the tests, without the long ones
 
 soak: install-dev ## the long tests
 	$(VENV)/bin/pytest -m soak --timeout 7200
+
+invariants: install-dev ## that workers, batching, strategies and kills change no step of training
+	$(VENV)/bin/pytest tests/integration/test_training.py -m "integration or soak" --timeout 7200
+
+bench-dpo: install ## DPO training here and in stock TRL: tokens a second and memory
+	$(VENV)/bin/python benchmarks/training.py
 
 lint: install-dev ## format, lint, types, and which package may import which
 	$(VENV)/bin/ruff format --check

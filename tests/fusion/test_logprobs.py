@@ -6,7 +6,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from fusion.logprobs import add_reply_head, logprobs_by_length
+from fusion.logprobs import (
+    add_reply_head,
+    call_reply_head,
+    expected_lengths,
+    logprobs_by_length,
+    packed_batch,
+    padded_batch,
+)
 
 TARGET = Path(__file__).parents[2] / "rehearsal" / "models" / "target"
 
@@ -44,3 +51,20 @@ def test_reply_head_agrees_with_the_models_own_in_every_family(family, monkeypat
     device = torch.device("cpu")
     (found,) = logprobs_by_length(model, [([5, 6, 7], [11, 12, 13, 14])], tokens=9, device=device)
     assert found == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("lay", [padded_batch, packed_batch])
+def test_expected_length_sums_the_probabilities_of_reaching_each_token(model, lay):
+    sequences = [([5, 6, 7], [11, 12, 2]), ([8], [13, 2])]
+    batch = lay(sequences)
+    with torch.no_grad():
+        _, ended = call_reply_head(model, batch)
+    found = expected_lengths(ended, batch).tolist()
+    for (prompt, reply), length in zip(sequences, found, strict=True):
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + reply])).logits[0].double()
+        ends = torch.softmax(logits, dim=-1)[len(prompt) - 1 : -1, reply[-1]].tolist()
+        expected, reached = 0.0, 1.0
+        for end in ends:
+            expected, reached = expected + reached, reached * (1 - end)
+        assert length == pytest.approx(expected, abs=1e-5)

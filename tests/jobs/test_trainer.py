@@ -1,5 +1,7 @@
 """The trainer's step: one objective however it is cut into passes, and TRL's where TRL has it."""
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -9,8 +11,11 @@ from trl import DPOConfig, DPOTrainer
 
 from fusion.batching import Shape, plan_step
 from fusion.chat import load_tokenizer
+from fusion.checkpoints import committed_steps, is_complete, step_folder, step_note
 from fusion.recipe import Dpo, Sft
+from jobs.model_export import export_model
 from jobs.passes import StepRows
+from jobs.step_trainer import PreferenceObjective
 from jobs.trainer_setup import build_trainer
 from tests.training_data import TARGET, pair_table, sft_table, worker_config
 
@@ -117,3 +122,73 @@ def test_figures_are_those_of_the_loss_that_is_trained(tmp_path):
     assert 0 <= first["rewards/accuracies"] <= 1
     assert 0 <= first["padding"] < 1
     assert first["tokens_per_second"] > 0
+
+
+def _finished(folder: Path, *, table=None, resume_at: int | None = None, **keys):
+    """A training of 12 pairs in 6 steps; from a saved step on where one is given."""
+    section = Dpo(**{**COMMON, "batch_size": 4, "epochs": 2, "save_steps": 2, **keys})
+    config = worker_config(folder, section)
+    resumed = config.steps / f"{resume_at:08d}" if resume_at else None
+    path = step_folder(resumed, config.scratch) if resumed else None
+    table = table or pair_table(ROWS)
+    trainer = build_trainer(config, table, pair_table(4), path)
+    trainer.train(resume_from_checkpoint=path and str(path))
+    return config, trainer
+
+
+def _steps(trainer) -> list[tuple[float, float]]:
+    return [(e["loss"], e["grad_norm"]) for e in trainer.state.log_history if "grad_norm" in e]
+
+
+@pytest.mark.parametrize("lora", [None, {"rank": 4, "dropout": 0.2}])
+def test_a_training_that_goes_on_makes_the_steps_it_would_have_made(tmp_path, lora):
+    """Also the draws of dropout are the same, and so are the weights."""
+    keys = {"beta": 0.05, "learning_rate": 1e-3, "lora": lora, "best_of": 9}
+    _, whole = _finished(tmp_path, **keys)
+    _, resumed = _finished(tmp_path, resume_at=2, **keys)
+    assert _steps(resumed) == _steps(whole)
+    for one, other in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_the_model_is_that_of_the_best_saved_step_and_plain(tmp_path):
+    config, _ = _finished(tmp_path, learning_rate=1e-3, beta=0.05, best_of=3, lora={"rank": 4})
+    export_model(config, ROWS)
+    folder = Path(config.checkpoint.path)
+    choice = json.loads((folder / "choice.json").read_text())
+    assert [row["step"] for row in choice["candidates"]] == [2, 4, 6]
+    losses = {row["step"]: row["held_out/loss"] for row in choice["candidates"]}
+    assert choice["chosen"] == min(losses, key=losses.__getitem__)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    start = AutoModelForCausalLM.from_pretrained(TARGET)
+    assert [n for n, _ in model.named_parameters()] == [n for n, _ in start.named_parameters()]
+    assert any(
+        not torch.equal(one.float(), other.float())
+        for one, other in zip(model.parameters(), start.parameters(), strict=True)
+    )
+    assert load_tokenizer(str(folder)).chat_template
+    assert "held_out/loss" in (folder / "README.md").read_text()
+    assert is_complete(config.checkpoint)
+
+
+def test_training_stops_before_it_saves_what_is_not_a_number(tmp_path):
+    table = pair_table(ROWS)
+    place = table.column_names.index("ref_chosen_logps")
+    values = [float("nan") if row == 0 else -7.0 for row in range(ROWS)]
+    table = table.set_column(place, "ref_chosen_logps", [values])
+    config, trainer = _finished(tmp_path, table=table, save_steps=1)
+    assert re.fullmatch(r"at step \d .* is nan", trainer.stopped)
+    saved = [step_note(step)["step"] for step in committed_steps(config.steps)]
+    assert saved == list(range(1, trainer.state.global_step))[-2:]
+
+
+def test_training_stops_where_the_policy_leaves_the_reference(tmp_path):
+    _, trainer = _finished(tmp_path, max_kl=1e-9)
+    assert "above max_kl" in trainer.stopped
+
+
+def test_training_stops_where_replies_would_become_short():
+    objective = PreferenceObjective(Dpo(min_length=0.5))
+    start = {"length/expected": 0.9}
+    assert objective.objection({"length/expected": 0.5}, start) is None
+    assert "below min_length" in objective.objection({"length/expected": 0.4}, start)
