@@ -13,6 +13,7 @@ from fusion.errors import BadInputError
 from fusion.recipe_file import HUB_ID
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+_GENERATORS = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
 
@@ -42,6 +43,23 @@ def check_model(model: str, revision: str | None) -> None:
         raise BadInputError(
             f"{given} is neither a local path nor a hub id with a revision; give a folder that "
             "exists, or owner/name and the key revision."
+        )
+
+
+def check_generates(model: str) -> None:
+    """See that a local model is one that writes text, as training needs it; one elsewhere passes.
+
+    Raises:
+        BadInputError: it is a classifier, a reward model or the like.
+    """
+    file = Path(model) / "config.json"
+    if not file.is_file():
+        return
+    kinds = json.loads(file.read_text(encoding="utf-8")).get("architectures") or []
+    if kinds and not any(kind.endswith(_GENERATORS) for kind in kinds):
+        raise BadInputError(
+            f"{model} is a {', '.join(kinds)}, which does not write text; give a causal language "
+            "model to train."
         )
 
 

@@ -90,13 +90,13 @@ def pair_rows(
 
 
 def hold_out(made: TokenRows, share: float, *, seed: int) -> tuple[TokenRows, pa.Table]:
-    """Rows to train on, and a share kept back to judge by; it counts as dropped by `held_out`."""
+    """Rows to train on, and a share kept back to judge by; it counts as dropped by `kept_back`."""
     total = made.rows.num_rows
     kept_back = set(random.Random(f"{seed}/held-out").sample(range(total), int(share * total)))
     if not kept_back:
         return made, made.rows.slice(0, 0)
     rest = [row for row in range(total) if row not in kept_back]
-    dropped = {**made.dropped, "held_out": len(kept_back)}
+    dropped = {**made.dropped, "kept_back": len(kept_back)}
     trained = TokenRows(made.rows.take(rest), made.entered, dropped, made.cut)
     return trained, made.rows.take(sorted(kept_back))
 
@@ -144,7 +144,7 @@ class _Made:
             self._dropped["too_long"] += 1
             return None
         if len(fitted) == 2 and fitted[0] == fitted[1]:
-            self._dropped["identical"] += 1
+            self._dropped["same_text"] += 1
             return None
         self._cut += fitted != replies
         return fitted

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ def export_model(config: WorkerConfig, num_rows: int) -> None:
     last = _log_of(config, steps[-1])
     config.log.write_text("".join(json.dumps(entry) + "\n" for entry in last))
     steps = steps[-config.training.best_of :]
-    candidates = [step_note(step) for step in steps]
+    candidates = [_scores(step_note(step)) for step in steps]
     chosen = best_step(candidates)
     final = config.scratch / "final"
     shutil.rmtree(final, ignore_errors=True)
@@ -49,6 +50,10 @@ def export_model(config: WorkerConfig, num_rows: int) -> None:
     )
     (final / "README.md").write_text(card)
     upload(final, config.checkpoint)
+
+
+def _scores(note: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in note.items() if k == "step" or k.startswith("held_out/")}
 
 
 def _log_of(config: WorkerConfig, step: Any) -> list[dict[str, Any]]:

@@ -37,7 +37,8 @@ class StepKeeper(TrainerCallback):
         _barrier()
         if state.is_world_process_zero:
             judged = {k: v for k, v in state.log_history[-1].items() if k.startswith("held_out/")}
-            commit_step(step, {"step": state.global_step, **judged})
+            note = {"step": state.global_step, "workers": args.world_size}
+            commit_step(step, {**note, **judged})
             for old in committed_steps(self._steps)[: -self._keep]:
                 delete_step(old)
         _barrier()

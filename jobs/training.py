@@ -12,8 +12,8 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from cluster.connection import Holdings
-from fusion.checkpoints import CHOICE_FILE, committed_steps
-from fusion.errors import CrucibleError
+from fusion.checkpoints import CHOICE_FILE, committed_steps, step_note
+from fusion.errors import BadInputError, CrucibleError
 from fusion.recipe import Training
 from fusion.store import Location
 from fusion.training_rows import TokenRows
@@ -53,6 +53,7 @@ def train(
         progress: Told of the steps while they are made.
 
     Raises:
+        BadInputError: saved steps of ZeRO are of another number of workers.
         CrucibleError: workers failed more often than they may be restarted, or the figures of a
             step were such that training must not go on.
     """
@@ -71,6 +72,7 @@ def train(
         on_gpu=on_gpu,
         threads=max(1, holdings.cores // training.workers),
     )
+    _check_workers(config)
     train_loop: Any = _train  # Ray hands its result on, which its type does not say
     trainer = TorchTrainer(
         train_loop,
@@ -93,6 +95,19 @@ def train(
             _stop_sentence(name, result.return_value, committed_steps(config.steps))
         )
     work.delete()
+
+
+def _check_workers(config: WorkerConfig) -> None:
+    """DeepSpeed keeps a part of the optimiser for each worker; the others keep it whole."""
+    training, steps = config.training, committed_steps(config.steps)
+    if not steps or training.strategy not in ("zero2", "zero3"):
+        return
+    before = step_note(steps[-1])["workers"]
+    if before != training.workers:
+        raise BadInputError(
+            f"Training {config.name} was saved by {before} workers with {training.strategy} and "
+            f"cannot go on with {training.workers}; give it {before}, or delete {config.work}."
+        )
 
 
 def _last_step(name: str, log: Location) -> str | None:

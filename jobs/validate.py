@@ -22,6 +22,7 @@ from fusion.ingest import (
 from fusion.ingest.reading import Read
 from fusion.ingest.rows import Malformed, Mapped
 from fusion.models import (
+    check_generates,
     check_model,
     context_length,
     is_local,
@@ -57,6 +58,7 @@ def validate(recipe: Recipe) -> Report:
         _check_source(source, report)
         _check_asked(recipe, source, prompts, report)
     _check_model("the target", recipe.target, "train", report)
+    check_generates(recipe.target.model)
     evaluation = recipe.evaluation
     _check_engine("evaluation", evaluation.engine, report)
     _check_room("evaluation", recipe.target.model, evaluation.sampling, evaluation.engine)

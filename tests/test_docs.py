@@ -254,9 +254,12 @@ def test_data_page_says_all_that_a_manifest_holds():
 
 @pytest.mark.parametrize("page", PAGES)
 def test_commands_and_stages_that_a_page_names_exist(page):
-    known = {command.name or command.callback.__name__ for command in app.registered_commands}
+    known = {
+        command.name or command.callback.__name__.replace("_", "-")
+        for command in app.registered_commands
+    }
     text = _page(page)
-    named = re.findall(r"(?:^|`|-- )(?:crucible|python -m jobs) (\w+)", text, re.M)
+    named = re.findall(r"(?:^|`|-- )(?:crucible|python -m jobs) ([\w-]+)", text, re.M)
     assert not set(named) - known
     assert not set(re.findall(r"--stage ([a-z]+)", text)) - set(STAGES)
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusion.errors import BadInputError
+from fusion.recipe import Dpo
 from fusion.recipe_file import dump_recipe, load_recipe, merge, parse_recipe, recipe_hash
 
 SMALL = {
@@ -86,6 +87,27 @@ def test_cluster_figures_of_what_is_not_in_the_recipe_are_refused(key, kind):
 def test_a_source_may_not_take_a_checkpoint_s_name(name):
     source = {**SMALL["sources"][0], "name": name}
     assert name in _refusal({**SMALL, "sources": [source]})
+
+
+@pytest.mark.parametrize(
+    ("stage", "keys", "said"),
+    [
+        ("dpo", {"beta": 0}, "dpo.beta"),
+        ("dpo", {"beta": 1e6}, "dpo.beta"),
+        ("sft", {"learning_rate": 2}, "sft.learning_rate"),
+        ("dpo", {"loss": "kto"}, "dpo.loss"),
+        ("sft", {"batch_size": 2, "workers": 4}, "less than a row each"),
+        ("dpo", {"lora": {"rank": 8}, "strategy": "zero3"}, "choose ddp or zero2"),
+    ],
+)
+def test_training_that_cannot_go_well_is_refused(stage, keys, said):
+    assert said in _refusal({**SMALL, stage: keys})
+
+
+def test_what_only_decides_the_pace_does_not_shape_the_model():
+    one, other = Dpo(), Dpo(workers=8, micro_batch_tokens=512, batching="packed", restarts=0)
+    assert one.shaping() == other.shaping()
+    assert one.shaping() != Dpo(loss="ipo").shaping()
 
 
 def test_child_recipe_changes_one_source_by_name_and_keeps_the_rest(tmp_path):

@@ -65,7 +65,7 @@ def test_a_prompt_that_fills_max_length_is_dropped_even_so(tokenizer):
 def test_a_pair_of_equal_replies_is_dropped_and_counted(tokenizer):
     pair = {"prompt": PROMPT, "chosen": [REPLY], "rejected": [REPLY]}
     made = pair_rows(tokenizer, [pair], max_length=100, reference="r")
-    assert (made.rows.num_rows, made.dropped) == (0, {"identical": 1})
+    assert (made.rows.num_rows, made.dropped) == (0, {"same_text": 1})
 
 
 def test_reply_ids_follow_tokens_and_model(tokenizer):

@@ -145,6 +145,22 @@ def test_a_finished_run_is_not_trained_again(disturbed):
 
 
 @pytest.mark.soak
+def test_a_worker_that_dies_is_started_again_from_the_last_step(undisturbed, tmp_path):
+    recipe = write_recipe(tmp_path, workers=2, micro_batch_tokens=300, save_steps=4)
+    folder = tmp_path / "runs" / "training" / "checkpoints"
+    with subprocess.Popen(command(recipe), cwd=ROOT) as running:
+        deadline = time.monotonic() + 600
+        while not list(folder.glob("dpo-*/work/steps/00000004/complete.json")):
+            assert running.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        children = psutil.Process(running.pid).children(recursive=True)
+        next(p for p in children if "RayTrainWorker" in " ".join(p.cmdline())).kill()
+        assert running.wait(timeout=600) == 0
+    assert_same(undisturbed, recipe)
+
+
+@pytest.mark.soak
 @pytest.mark.parametrize("strategy", ["zero2", "zero3", "fsdp2"])
 def test_strategies_make_the_same_steps_also_after_a_kill(undisturbed, tmp_path, strategy):
     keys = {"batching": "bucketed", "micro_batch_tokens": 300, "workers": 2, "save_steps": 4}

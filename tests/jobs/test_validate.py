@@ -234,3 +234,14 @@ def test_a_data_set_that_is_held_out_or_not_judged_needs_no_verifier(
     validate(make_recipe(dataset={"domain": "math"}, selection=judged_by_reward))
     validate(make_recipe(dataset={"domain": "chinese"}))
     validate(make_recipe(dataset={"domain": "math", "split": "test"}))
+
+
+def test_a_target_that_writes_no_text_is_refused(make_recipe: MakeRecipe) -> None:
+    reward = str(ROOT / "rehearsal" / "models" / "reward")
+    with pytest.raises(BadInputError, match="does not write text"):
+        validate(make_recipe(target={"model": reward}))
+
+
+def test_a_tracker_that_is_not_installed_is_refused(make_recipe: MakeRecipe) -> None:
+    with pytest.raises(BadInputError, match="wandb, which is not installed"):
+        validate(make_recipe(dpo={"trackers": ["wandb"]}))
