@@ -30,8 +30,8 @@ _OUTPUT = pa.schema(
 
 
 def reference_key(run: Run) -> str:
-    """Key of the frozen model: the fine-tuned target and the precision it runs in."""
-    return f"{sft_checkpoint(run).name}-{run.recipe.dpo.precision}"
+    """Key of the frozen model: the fine-tuned target and the arithmetic it runs in."""
+    return f"{sft_checkpoint(run).name}-{run.recipe.dpo.arithmetic}"
 
 
 def tokenised_preferences(run: Run) -> TokenRows:
@@ -128,20 +128,26 @@ class ReferenceModel:
 
         if threads:
             torch.set_num_threads(threads)
-        dtype = torch.bfloat16 if training.precision == "bf16" else torch.float32
+        dtype = torch.bfloat16 if training.arithmetic == "bf16" else torch.float32
         self._device = torch.device("cuda" if on_gpu else "cpu")
         loaded = AutoModelForCausalLM.from_pretrained(local_copy(model), dtype=dtype)
         add_reply_head(loaded)
         self._model = loaded.eval().to(self._device)
         self._tokens = training.micro_batch_tokens
+        self._mixed = training.arithmetic == "mixed"
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """The reference rows of a batch of replies."""
+        import torch
+
         from fusion.logprobs import logprobs_by_length
 
         rows = batch.to_pylist()
         replies = [(row["prompt_ids"], row["reply_ids"]) for row in rows]
-        sums = logprobs_by_length(self._model, replies, tokens=self._tokens, device=self._device)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._mixed):
+            sums = logprobs_by_length(
+                self._model, replies, tokens=self._tokens, device=self._device
+            )
         return pa.Table.from_pylist(
             [
                 {

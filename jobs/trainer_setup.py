@@ -38,7 +38,8 @@ def build_trainer(
     """The trainer of one worker; `resumed` is the folder of the step it goes on from."""
     section = config.training
     arguments = _arguments(config)
-    attention = FLASH_ATTENTION if config.on_gpu and is_flash_attn_2_available() else "sdpa"
+    flash = config.on_gpu and section.precision == "bf16" and is_flash_attn_2_available()
+    attention = FLASH_ATTENTION if flash else "sdpa"
     batching: Batching = "packed" if attention == FLASH_ATTENTION else "bucketed"
     if section.batching != "auto":
         batching = section.batching
@@ -75,20 +76,17 @@ def _is_sharded(section: Training) -> bool:
 
 
 def _load_model(config: WorkerConfig, resumed: Path | None, attention: str) -> Any:
-    """The model with weights that AdamW's small steps do not vanish in: float32, or DeepSpeed's
-    bf16, which keeps a copy in float32. Made after the arguments, which tell ZeRO-3 to shard.
-    """
+    """The model to train, made after the arguments, which tell ZeRO-3 to shard."""
     section = config.training
     if section.strategy in DEEPSPEED_STAGES and dist.is_initialized():
         import deepspeed  # takes seconds, and compiles on its first use
 
         deepspeed.init_distributed()  # ZeRO-3 shards while loading and must know all workers
-    in_bf16 = section.precision == "bf16" and section.strategy in DEEPSPEED_STAGES
     sharded = _is_sharded(section)
     model = AutoModelForCausalLM.from_pretrained(
         str(resumed) if resumed and sharded else local_copy(config.model),
         revision=config.revision,
-        dtype=torch.bfloat16 if in_bf16 else torch.float32,
+        dtype=torch.bfloat16 if section.arithmetic == "bf16" else torch.float32,
         attn_implementation=attention,
         **(_fsdp2(section) if sharded else {}),
     )

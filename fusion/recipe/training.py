@@ -96,6 +96,16 @@ class Training(Section):
             )
         return self
 
+    @property
+    def arithmetic(self) -> Literal["fp32", "mixed", "bf16"]:
+        """mixed: float32 weights, bf16 arithmetic; bf16: bf16 weights, DeepSpeed keeps float32 ones.
+
+        AdamW's small steps would vanish in bf16 weights without a copy in float32.
+        """
+        if self.precision != "bf16":
+            return "fp32"
+        return "bf16" if self.strategy in ("zero2", "zero3") else "mixed"
+
     def shaping(self) -> dict[str, Any]:
         """The keys that shape the trained model; the rest only decides how fast it comes about."""
         return self.model_dump(mode="json", exclude=_PACE)

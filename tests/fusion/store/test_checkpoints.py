@@ -1,4 +1,4 @@
-"""Saved steps: whole or not there, and which of them is the best."""
+"""Saved steps, on disk and on S3: whole or not there, and which of them is the best."""
 
 import pytest
 
@@ -12,7 +12,6 @@ from fusion.checkpoints import (
     step_note,
     upload_step,
 )
-from fusion.store import Location
 
 
 @pytest.fixture
@@ -25,8 +24,8 @@ def saved(tmp_path):
     return folder
 
 
-def test_a_step_counts_only_once_it_is_committed(tmp_path, saved):
-    steps = Location.of(tmp_path / "steps")
+def test_a_step_counts_only_once_it_is_committed(storage, saved):
+    steps = storage / "steps"
     upload_step(saved, steps / "00000004")
     assert committed_steps(steps) == []
     commit_step(steps / "00000004", {"step": 4})
@@ -34,8 +33,8 @@ def test_a_step_counts_only_once_it_is_committed(tmp_path, saved):
     assert step_note(steps / "00000004") == {"step": 4}
 
 
-def test_steps_come_oldest_first_and_a_deleted_one_is_gone(tmp_path, saved):
-    steps = Location.of(tmp_path / "steps")
+def test_steps_come_oldest_first_and_a_deleted_one_is_gone(storage, saved):
+    steps = storage / "steps"
     for number in (10, 2, 100):
         upload_step(saved, steps / f"{number:08d}")
         commit_step(steps / f"{number:08d}", {"step": number})
@@ -44,13 +43,13 @@ def test_steps_come_oldest_first_and_a_deleted_one_is_gone(tmp_path, saved):
     assert [step_note(s)["step"] for s in committed_steps(steps)] == [10, 100]
 
 
-def test_a_step_on_this_machine_is_read_where_it_lies(tmp_path, saved):
-    step = Location.of(tmp_path / "steps" / "00000004")
+def test_a_step_can_be_read_as_a_folder_and_is_copied_only_from_elsewhere(storage, tmp_path, saved):
+    step, scratch = storage / "steps" / "00000004", tmp_path / "scratch"
     upload_step(saved, step)
-    fetch_step(step, tmp_path / "scratch")
-    folder = step_folder(step, tmp_path / "scratch")
+    fetch_step(step, scratch)
+    folder = step_folder(step, scratch)
     assert (folder / "optimizer" / "shard").read_bytes() == b"moments"
-    assert not (tmp_path / "scratch").exists()
+    assert scratch.exists() == (storage.scheme == "s3")
 
 
 def test_the_best_step_has_the_least_loss_then_the_best_accuracy_then_is_the_last():
