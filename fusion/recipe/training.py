@@ -98,9 +98,8 @@ class Training(Section):
 
     @property
     def arithmetic(self) -> Literal["fp32", "mixed", "bf16"]:
-        """mixed: float32 weights, bf16 arithmetic; bf16: bf16 weights, DeepSpeed keeps float32 ones.
-
-        AdamW's small steps would vanish in bf16 weights without a copy in float32.
+        """mixed: float32 weights in bf16 arithmetic; bf16: such weights, of which DeepSpeed keeps a
+        float32 copy. Without one AdamW's small steps would vanish in bf16 weights.
         """
         if self.precision != "bf16":
             return "fp32"

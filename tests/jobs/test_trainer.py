@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset
 from transformers import AutoModelForCausalLM
 from trl import DPOConfig, DPOTrainer
 
 from fusion.batching import Shape, plan_step
 from fusion.chat import load_tokenizer
 from fusion.checkpoints import committed_steps, is_complete, step_folder, step_note
+from fusion.logprobs import add_reply_head, logprobs_by_length
 from fusion.recipe import Dpo, Sft
 from jobs.model_export import export_model
 from jobs.passes import StepRows
@@ -61,38 +63,82 @@ def test_loss_and_gradients_are_those_of_trl(tmp_path, ours, trls):
 
 def _trl_step(folder: Path, loss: str, beta: float) -> tuple[float, torch.Tensor]:
     """What TRL's DPO trainer makes of the same pairs in one padded batch."""
-    from datasets import Dataset
 
-    class StoredReferenceTrainer(DPOTrainer):
-        def _prepare_dataset(self, dataset, *_, **__):
-            return dataset
-
+    class StoredReferenceTrainer(TokenTrainer):
         def _precompute_ref_logps(self, dataset, *_, **__):
             return dataset
 
-    arguments = DPOConfig(
-        output_dir=str(folder),
-        per_device_train_batch_size=ROWS,
-        loss_type=[loss],
-        beta=beta,
-        max_length=None,
-        precompute_ref_log_probs=True,
-        bf16=False,
-        use_cpu=True,
-        gradient_checkpointing=False,
-        report_to="none",
-    )
-    columns = ("prompt_ids", "chosen_ids", "rejected_ids", "ref_chosen_logps", "ref_rejected_logps")
-    trainer = StoredReferenceTrainer(
-        AutoModelForCausalLM.from_pretrained(TARGET, dtype=torch.float32),
-        args=arguments,
-        train_dataset=Dataset(pair_table(ROWS).select(columns)),
-        processing_class=load_tokenizer(str(TARGET)),
-    )
+    keys = {"loss_type": [loss], "beta": beta, "precompute_ref_log_probs": True}
+    trainer = _trl(StoredReferenceTrainer, folder, pair_table(ROWS), **keys)
     (batch,) = trainer.get_train_dataloader()
     made = trainer.compute_loss(trainer.model, batch)
     made.backward()
     return made.item(), _gradients(trainer.model)
+
+
+class TokenTrainer(DPOTrainer):
+    """Takes pairs that are tokens already."""
+
+    def _prepare_dataset(self, dataset, *_, **__):
+        return dataset
+
+
+def _trl(kind, folder: Path, table, **keys):
+    arguments = DPOConfig(
+        output_dir=str(folder),
+        per_device_train_batch_size=ROWS,
+        max_length=None,
+        bf16=False,
+        use_cpu=True,
+        gradient_checkpointing=False,
+        save_strategy="no",
+        logging_steps=1,
+        report_to="none",
+        **keys,
+    )
+    columns = ("prompt_ids", "chosen_ids", "rejected_ids", "ref_chosen_logps", "ref_rejected_logps")
+    return kind(
+        AutoModelForCausalLM.from_pretrained(TARGET, dtype=torch.float32),
+        args=arguments,
+        train_dataset=Dataset(table.select([c for c in columns if c in table.column_names])),
+        processing_class=load_tokenizer(str(TARGET)),
+    )
+
+
+def test_a_stored_reference_makes_the_steps_of_trl_with_a_live_one(tmp_path):
+    schedule = {"learning_rate": 1e-3, "max_grad_norm": 1.0, "beta": 2.0}
+    stored = _with_own_reference(pair_table(ROWS))
+    section = Dpo(**COMMON, **schedule, epochs=4, warmup_ratio=0.1)
+    ours = build_trainer(worker_config(tmp_path, section), stored, None, None)
+    ours.train()
+    live = _trl(
+        TokenTrainer,
+        tmp_path,
+        pair_table(ROWS).drop_columns(["ref_chosen_logps", "ref_rejected_logps"]),
+        loss_type=["sigmoid_norm"],
+        num_train_epochs=4,
+        lr_scheduler_type="cosine",
+        warmup_steps=0.1,
+        **schedule,
+    )
+    live.train()
+    assert ours.state.log_history[0]["kl"] == pytest.approx(0, abs=1e-5)
+    assert len(_steps(ours)) == 4
+    for one, other in zip(_steps(ours), _steps(live), strict=True):
+        assert one == pytest.approx(other, abs=1e-4)
+
+
+def _with_own_reference(table):
+    """The log-probs under the target itself, as the stage reference computes them."""
+    model = AutoModelForCausalLM.from_pretrained(TARGET, dtype=torch.float32).eval()
+    add_reply_head(model)
+    rows, device = table.to_pylist(), torch.device("cpu")
+    for side in ("chosen", "rejected"):
+        sequences = [(row["prompt_ids"], row[f"{side}_ids"]) for row in rows]
+        found = logprobs_by_length(model, sequences, tokens=500, device=device)
+        place = table.column_names.index(f"ref_{side}_logps")
+        table = table.set_column(place, f"ref_{side}_logps", [found])
+    return table
 
 
 def test_two_workers_sum_up_to_one(tmp_path):
