@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
@@ -105,5 +106,5 @@ def _reference(rows: Sequence[dict[str, Any]], batch: ReplyBatch) -> PairLogps |
 
 
 def _lengths(rows: pa.Table, column: str) -> list[int]:
-    lengths: list[int] = pa.compute.list_value_length(rows[column]).to_pylist()
+    lengths: list[int] = pc.list_value_length(rows[column]).to_pylist()
     return lengths

@@ -4,19 +4,19 @@ from collections.abc import Mapping, Sequence
 from math import fsum, isfinite
 from typing import Any, NamedTuple
 
-# Title and the keys drawn together, in the page's order; the names are TRL's.
+# Title and the keys drawn together, in the page's order; docs/training.md says what each is.
 _CURVES = (
     ("loss", "Loss", ("loss",)),
+    ("held-out-loss", "Loss on rows kept back", ("held_out/loss",)),
     ("learning-rate", "Learning rate", ("learning_rate",)),
     ("grad-norm", "Gradient norm", ("grad_norm",)),
-    ("margins", "Margin of chosen over rejected", ("margins",)),
-    ("accuracies", "Share of pairs ranked rightly", ("accuracies",)),
-    ("rewards", "Implicit rewards", ("rewards/chosen", "rewards/rejected")),
-    ("rewards-margins", "Margin of implicit rewards", ("rewards/margins",)),
-    ("rewards-accuracies", "Pairs with a positive margin", ("rewards/accuracies",)),
+    ("rewards", "Rewards that the loss compares", ("rewards/chosen", "rewards/rejected")),
+    ("rewards-margins", "Margin of chosen over rejected", ("rewards/margins",)),
+    ("rewards-accuracies", "Share of pairs ranked rightly", ("rewards/accuracies",)),
     ("logps", "Log-probability of replies", ("logps/chosen", "logps/rejected")),
-    ("token-accuracy", "Tokens predicted rightly", ("mean_token_accuracy",)),
-    ("entropy", "Entropy", ("entropy",)),
+    ("kl", "Divergence from the reference, nats a token", ("kl",)),
+    ("length-expected", "Share of a chosen reply before its expected end", ("length/expected",)),
+    ("padding", "Share of computed tokens that are padding", ("padding",)),
 )
 _SCHEDULES = ("learning-rate",)
 

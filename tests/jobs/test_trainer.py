@@ -233,6 +233,11 @@ def test_training_stops_where_the_policy_leaves_the_reference(tmp_path):
     assert "above max_kl" in trainer.stopped
 
 
+def test_figures_go_to_tensorboard_beside_the_log(tmp_path):
+    _finished(tmp_path, trackers=["tensorboard"])
+    assert list((tmp_path / "log").glob("events.out.tfevents.*"))
+
+
 def test_training_stops_where_replies_would_become_short():
     objective = PreferenceObjective(Dpo(min_length=0.5))
     start = {"length/expected": 0.9}
