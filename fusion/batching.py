@@ -7,6 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+# Shares of the budget and of a pass's longest row; see `_belongs`. Both are ours.
+BUSY, ALIKE = 0.25, 0.75
+
 Batching = Literal["padded", "bucketed", "packed"]
 
 
@@ -98,11 +101,24 @@ def _grouped(
         rows = sorted(rows, key=lambda row: (-max(sequences[row]), row))
     groups: list[list[int]] = []
     for row in rows:
-        if groups and _tokens([*groups[-1], row], sequences, shape) <= shape.tokens:
+        if groups and _belongs(row, groups[-1], sequences, shape):
             groups[-1].append(row)
         else:
             groups.append([row])
     return [ForwardPass(tuple(group)) for group in groups]
+
+
+def _belongs(
+    row: int, group: Sequence[int], sequences: Sequence[Sequence[int]], shape: Shape
+) -> bool:
+    """Whether a pass has room for a row, and the row is not so short that padding would cost more
+    than another pass: a pass that is busy enough takes none much shorter than its longest.
+    """
+    if _tokens([*group, row], sequences, shape) > shape.tokens:
+        return False
+    is_busy = _tokens(group, sequences, shape) >= BUSY * shape.tokens
+    is_short = max(sequences[row]) < ALIKE * max(sequences[group[0]])
+    return not (shape.batching == "bucketed" and is_busy and is_short)
 
 
 def _tokens(rows: Sequence[int], sequences: Sequence[Sequence[int]], shape: Shape) -> int:

@@ -73,6 +73,8 @@ def train(
         threads=max(1, holdings.cores // training.workers),
     )
     _check_workers(config)
+    if not committed_steps(config.steps):
+        log.delete()  # that of an earlier training
     train_loop: Any = _train  # Ray hands its result on, which its type does not say
     trainer = TorchTrainer(
         train_loop,
