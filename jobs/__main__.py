@@ -32,14 +32,20 @@ class Guarded(TyperGroup):
         try:
             return super().invoke(ctx)
         except BadInputError as error:
-            errors.print("[red]error:[/red]", escape(str(error)), highlight=False)
+            errors.print("[red]error:[/red]", escape(_sentence(error)), highlight=False)
             raise typer.Exit(BAD_INPUT) from None
         except CrucibleError as error:
-            errors.print("[red]failed:[/red]", escape(str(error)), highlight=False)
+            errors.print("[red]failed:[/red]", escape(_sentence(error)), highlight=False)
             raise typer.Exit(FAILED) from None
         except KeyboardInterrupt:
             errors.print("interrupted; what is committed is kept, the same command resumes.")
             raise typer.Exit(INTERRUPTED) from None
+
+
+def _sentence(error: CrucibleError) -> str:
+    """What an error says; one that a Ray task raised says it under a traceback of its own."""
+    cause = getattr(error, "cause", None)
+    return str(cause if isinstance(cause, CrucibleError) else error)
 
 
 app = typer.Typer(

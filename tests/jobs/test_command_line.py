@@ -147,3 +147,20 @@ def test_a_recipe_that_does_not_fit_the_machine(recipe):
 
 def test_an_unknown_stage(recipe):
     assert "known are ingest" in _refusal("run", recipe(), "--stage", "smaple")
+
+
+def test_failure_of_a_ray_task_is_its_own_sentence_without_ray_s_traceback(monkeypatch):
+    from ray.exceptions import RayTaskError
+
+    from fusion.store import StorageError
+
+    cause = StorageError("the disk is full; free some space")
+    raised = RayTaskError("write", "Traceback (most recent call last): ...", cause)
+
+    def fail(*_):
+        raise raised.as_instanceof_cause()
+
+    monkeypatch.setattr("jobs.verify.verify_file", fail)
+    result = CliRunner().invoke(app, ["verify", "answers.jsonl", "--out", "out.jsonl"])
+    assert result.exit_code == 1
+    assert result.output == "failed: the disk is full; free some space\n"
