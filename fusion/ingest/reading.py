@@ -28,6 +28,7 @@ SUFFIXES = (".parquet", ".jsonl", ".json", ".csv")
 Read = Iterator[Row | Malformed]
 _UTF8_MARK = b"\xef\xbb\xbf"
 _BATCH_ROWS = 1024
+_READ_BYTES = 4 << 20  # on S3 each read is a request
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,9 @@ def _read(data: DataPath) -> Read:
     if _suffix(data.path) == ".parquet":
         return _read_parquet(location, data.path)
     # Compression (.gz, .zst) is found by the file's name.
-    stream = io.BufferedReader(location.filesystem.open_input_stream(location.path))
+    stream = io.BufferedReader(
+        location.filesystem.open_input_stream(location.path), buffer_size=_READ_BYTES
+    )
     if _suffix(data.path) == ".csv":
         return _read_csv(stream, data.path)
     if _suffix(data.path) == ".json" and not _starts_with_object(stream):

@@ -14,7 +14,8 @@ from moto.server import ThreadedMotoServer
 from fusion.errors import BadInputError
 from fusion.ingest.reading import DataPath, check_data_path, read_rows
 from fusion.ingest.rows import Malformed, Row
-from fusion.store import Location
+from fusion.store import Location, StorageError
+from tests.fusion.store.flaky import FlakyWay
 
 RECORDS = [{"q": "one", "n": 1}, {"q": "zwei\nlines", "n": 2}, {"q": "三", "n": 3}]
 
@@ -144,18 +145,26 @@ def test_hub_data_set_needs_owner_and_revision(data: DataPath, sentence: str) ->
 
 
 @pytest.fixture
-def bucket() -> Iterator[str]:
-    """URI of an empty bucket on a real S3 server on loopback."""
+def way() -> Iterator[FlakyWay]:
+    """A way to a real S3 server on loopback that can be made to fail."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
+    way = FlakyWay(server.get_host_and_port()[1])
+    yield way
+    way.close()
+    server.stop()
+
+
+@pytest.fixture
+def bucket(way: FlakyWay) -> Iterator[str]:
+    """URI of an empty bucket on that server."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.get_host_and_port()[1]}")
+        patch.setenv("AWS_ENDPOINT_URL", way.endpoint)
         patch.setenv("AWS_ACCESS_KEY_ID", "test-key")
         patch.setenv("AWS_SECRET_ACCESS_KEY", "test-secret")
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
         boto3.client("s3", region_name="us-east-1").create_bucket(Bucket="data")
         yield "s3://data"
-    server.stop()
 
 
 def test_files_on_s3_read_like_local_ones(bucket: str, tmp_path: Path) -> None:
@@ -171,6 +180,18 @@ def test_files_on_s3_read_like_local_ones(bucket: str, tmp_path: Path) -> None:
     assert data.fingerprint() != before
     with pytest.raises(BadInputError, match="There is no file"):
         check_data_path(DataPath(f"{bucket}/none.jsonl"))
+
+
+def test_storage_that_fails_in_the_middle_of_a_file_is_one_sentence(
+    bucket: str, way: FlakyWay
+) -> None:
+    line = json.dumps({"q": "x" * 1000}) + "\n"
+    (Location.of(bucket) / "long.jsonl").write_text(line * 9000)
+    rows = read_rows(DataPath(f"{bucket}/long.jsonl"))
+    next(rows)
+    with way.failing("reset"), pytest.raises(StorageError, match=r"beyond row \d+ .*NETWORK"):
+        list(rows)
+    assert len(list(read_rows(DataPath(f"{bucket}/long.jsonl")))) == 9000
 
 
 def test_fingerprint_follows_the_content_and_not_the_path(tmp_path: Path) -> None:
