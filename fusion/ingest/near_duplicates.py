@@ -130,14 +130,38 @@ def _most_similar(
     shingles: Sequence[Shingles], number: int, candidates: Iterable[int], threshold: float
 ) -> int | None:
     """The candidate nearest to a prompt, the first of several, if it is near enough."""
-    best, highest = None, threshold
-    for candidate in sorted(candidates):
-        if shingles[candidate].numbers != shingles[number].numbers:
-            continue
-        found = _similarity(shingles[candidate], shingles[number])
-        if found > highest or (best is None and found >= threshold):
-            best, highest = candidate, found
-    return best
+    own = shingles[number]
+    # With too few or too many shingles, not even all of them shared would be enough.
+    smallest, largest = threshold * own.whole.size, own.whole.size / threshold
+    likely = [
+        candidate
+        for candidate in sorted(candidates)
+        if shingles[candidate].numbers == own.numbers
+        and smallest <= shingles[candidate].whole.size <= largest
+    ]
+    near = [
+        candidate
+        for candidate, found in zip(
+            likely, _jaccards(own.whole, [shingles[each].whole for each in likely]), strict=True
+        )
+        if found >= threshold
+    ]
+    found = {candidate: _similarity(shingles[candidate], own) for candidate in near}
+    best = max(found, key=found.__getitem__, default=None)
+    return best if best is not None and found[best] >= threshold else None
+
+
+def _jaccards(own: Hashes, others: Sequence[Hashes]) -> Sequence[float]:
+    """`jaccard` of one set with each of many, none of them empty, in one go."""
+    if not others:
+        return ()
+    sizes = np.array([other.size for other in others])
+    joined = np.concatenate(others)
+    places = np.minimum(np.searchsorted(own, joined), own.size - 1)
+    starts = np.cumsum(sizes) - sizes
+    shared = np.add.reduceat(own[places] == joined, starts, dtype=np.int64)
+    similarities: list[float] = (shared / (own.size + sizes - shared)).tolist()
+    return similarities
 
 
 def _similarity(first: Shingles, second: Shingles) -> float:
