@@ -32,6 +32,7 @@ def _write_inputs(folder: Path) -> Path:
         "name": "found",
         "storage": str(folder / "runs"),
         "target": {"model": str(ROOT / "rehearsal" / "models" / "target")},
+        "evaluation": {"sampling": {"max_tokens": 64}},
         "sources": [
             {
                 "name": "elsewhere",
@@ -76,7 +77,8 @@ def finished(ray_cluster, tmp_path_factory):
     while not _score_parts(storage) and job.poll() is None and time.monotonic() < deadline:
         time.sleep(0.1)
     busy = [w for w in workers if ray_cluster.running(w, "_Check")]
-    assert job.poll() is None and busy, "no node was at work when it was to be killed"
+    assert job.poll() is None, job.communicate()[0][-6000:]
+    assert busy, "no node was at work when it was to be killed"
     ray_cluster.kill(busy[0])
     output = _ended(job, code=0)
     ray_cluster.wait_for_workers(2)

@@ -38,6 +38,7 @@ def _recipe(folder: Path) -> Path:
         "name": "waves",
         "storage": str(folder / "runs"),
         "target": {"model": str(MODELS / "target")},
+        "evaluation": {"sampling": {"max_tokens": 64}},
         "sources": sources,
         "reward": {"model": str(MODELS / "reward")},
         "datasets": [
