@@ -6,6 +6,7 @@ ones. Plan, waves, Serve, Ray Data and store are the product's.
 """
 
 import asyncio
+import contextlib
 import json
 import sys
 import threading
@@ -97,10 +98,12 @@ def _watch(seen: list[dict[str, Any]], done: threading.Event) -> None:
     while not done.wait(0.25):
         if not ray.is_initialized():
             continue
-        free = ray.available_resources().get("GPU", 0.0)
-        apps = serve.status().applications
-        running = sorted(n for n, app in apps.items() if app.status.value == "RUNNING")
-        seen.append({"free": free, "total": ray.cluster_resources()["GPU"], "running": running})
+        with contextlib.suppress(Exception):  # Ray or Serve is starting or ending
+            free = ray.available_resources().get("GPU", 0.0)
+            apps = serve.status().applications
+            running = sorted(n for n, app in apps.items() if app.status.value == "RUNNING")
+            total = ray.cluster_resources()["GPU"]
+            seen.append({"free": free, "total": total, "running": running})
 
 
 def main() -> None:
