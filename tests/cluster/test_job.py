@@ -1,42 +1,111 @@
 """Job servers that are not there, are not Ray's, or run another Ray."""
 
+import io
 import json
 import socket
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
 
 import pytest
+import ray
 
 from cluster.job import JobServer
+from cluster.package import Package
 from cluster.settings import job_server_address, ray_token
 from fusion.errors import BadInputError
+
+_EMPTY = io.BytesIO()
+zipfile.ZipFile(_EMPTY, "w").close()
+_ZIP = _EMPTY.getvalue()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """Answers as `answer` says."""
+
+    answer: Callable[[str, str, bytes], tuple[int, object]]
+
+    def _reply(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        status, told = type(self).answer(self.command, self.path, body)
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(json.dumps(told).encode())
+
+    do_GET = do_POST = do_PUT = _reply  # noqa: N815
+
+    def log_message(self, *arguments: object) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def _serving(answer: Callable[[str, str, bytes], tuple[int, object]]) -> Iterator[str]:
+    handler = type("Handler", (_Handler,), {"answer": staticmethod(answer)})
+    server = HTTPServer(("127.0.0.1", 0), handler)
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
 
 
 @contextmanager
 def _answering(status: int, body: object) -> Iterator[str]:
     """A server that gives every request one answer."""
+    with _serving(lambda command, path, sent: (status, body)) as address:
+        yield address
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(status)
-            self.end_headers()
-            self.wfile.write(json.dumps(body).encode())
 
-        def log_message(self, *arguments: object) -> None:
-            """Say nothing."""
+@contextmanager
+def _job_server(jobs: dict[str, str]) -> Iterator[str]:
+    """What a job server says of jobs in these states; one that is submitted is added."""
 
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
+    def answer(command: str, path: str, sent: bytes) -> tuple[int, object]:
+        if path == "/api/version":
+            return 200, {"ray_version": ray.__version__}
+        if command == "POST":
+            name = json.loads(sent)["submission_id"]
+            if name in jobs:
+                return 500, f"{name} already exists"
+            jobs[name] = "PENDING"
+            return 200, {"job_id": name, "submission_id": name}
+        listed = [
+            {"type": "SUBMISSION", "submission_id": name, "status": state, "entrypoint": "e"}
+            for name, state in jobs.items()
+        ]
+        return 200, listed
+
+    with _serving(answer) as address:
+        yield address
 
 
 def _refusal(address: str, token: str | None = None) -> str:
     with pytest.raises(BadInputError) as refused:
         JobServer(address, token)
     return str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("states", "name"),
+    [
+        ({}, "job"),
+        ({"job": "RUNNING"}, "job"),
+        ({"job": "SUCCEEDED"}, "job"),
+        ({"job": "FAILED"}, "job-2"),
+        ({"job": "FAILED", "job-2": "STOPPED"}, "job-3"),
+        ({"job": "FAILED", "job-2": "RUNNING"}, "job-2"),
+    ],
+)
+def test_a_retry_finds_what_runs_and_succeeds_what_failed(states, name):
+    known = set(states)
+    with _job_server(states) as address:
+        assert JobServer(address, None).submit("job", "true", Package(_ZIP, "0"), {}) == name
+    assert set(states) == known | {name}
+
+
+def test_a_job_that_is_not_known_is_refused_with_its_name():
+    with _job_server({}) as address, pytest.raises(BadInputError, match="knows no job lost"):
+        JobServer(address, None).job("lost")
 
 
 def test_an_address_that_nobody_answers_is_refused_with_it():
