@@ -50,7 +50,7 @@ def final_answer(reply: str) -> str | None:
         stated = _stated(tail)
         if stated and "boxed" not in tail:
             marked.append((position, stated))
-    return max(marked)[1] if marked else _last_mathematics(text)
+    return max(marked)[1] if marked else _last_mathematics(text) or None
 
 
 class MathVerifier:
