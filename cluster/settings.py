@@ -87,3 +87,14 @@ def ray_token() -> str | None:
         path = "~/.ray/auth_token"
     file = Path(path).expanduser() if path else None
     return file.read_text(encoding="utf-8").strip() if file and file.is_file() else None
+
+
+def api_key() -> str | None:
+    """The key that `crucible ask` shows to an endpoint that wants one."""
+    return os.environ.get("CRUCIBLE_API_KEY") or None
+
+
+def config_folder() -> Path:
+    """Where this user keeps Crucible's settings."""
+    home = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(home) / "crucible"

@@ -77,6 +77,18 @@ def merge_system(messages: Sequence[Message]) -> list[Message]:
     return [{**first, "content": f"{system['content']}\n\n{first['content']}"}, *rest]
 
 
+def fit_messages(tokenizer: Any, messages: Sequence[Message]) -> list[Message]:
+    """The same prompt as the template takes it: a system turn merged where the template has none.
+
+    Raises:
+        BadInputError: the template fails on these messages.
+    """
+    turns = list(messages)
+    if turns[0]["role"] != "system" or _with_system(tokenizer, turns, add_generation_prompt=True):
+        return turns
+    return merge_system(turns)
+
+
 def check_template(tokenizer: Any, model: str, use: Use) -> None:
     """See that a model's chat template can do what it is needed for.
 

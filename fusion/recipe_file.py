@@ -1,6 +1,7 @@
 """Read a recipe file: inheritance, paths, and one plain sentence for each mistake."""
 
 import difflib
+import os
 import re
 from pathlib import Path
 from types import UnionType
@@ -26,6 +27,8 @@ _PATH_KEYS = {
     ("sft", "data"),
     ("dpo", "data"),
 }
+# Never a hub id; links stay links, as a mounted secret is changed by pointing its link elsewhere.
+_FILE_KEYS = ("keys", "tls_certificate", "tls_key", "audit")
 Raw = dict[str, Any]
 
 
@@ -149,7 +152,16 @@ def _absolute_paths(raw: Raw, folder: Path) -> Raw:
             resolved[section] = {n: _absolute(item, key, folder) for n, item in value.items()}
         elif value is not None:
             resolved[section] = _absolute(value, key, folder)
+    if isinstance(endpoint := resolved.get("endpoint"), dict):
+        resolved["endpoint"] = _absolute_files(endpoint, folder)
     return resolved
+
+
+def _absolute_files(endpoint: Raw, folder: Path) -> Raw:
+    files = {key: endpoint[key] for key in _FILE_KEYS if isinstance(endpoint.get(key), str)}
+    plain = {key: value for key, value in files.items() if "://" not in value}
+    there = {k: os.path.abspath(folder / Path(v).expanduser()) for k, v in plain.items()}
+    return {**endpoint, **there}
 
 
 def _absolute(section: Any, key: str, folder: Path) -> Any:

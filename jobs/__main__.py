@@ -1,5 +1,6 @@
 """The command line: `crucible ...`, the same as `python -m jobs ...`."""
 
+import json
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -13,6 +14,7 @@ from cluster.settings import apply_quiet_defaults
 from fusion.errors import BadInputError, CrucibleError
 from fusion.recipe import Recipe
 from fusion.recipe_file import load_recipe
+from jobs.keys import app as keys
 
 if TYPE_CHECKING:
     from cluster.job import JobServer
@@ -55,6 +57,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+app.add_typer(keys, name="keys")
 
 RecipePath = Annotated[Path, typer.Argument(help="A recipe: one YAML file.")]
 RunPath = Annotated[
@@ -266,11 +270,30 @@ def serve(recipe: RecipePath, set_: Parameters = None) -> None:
 
 
 @app.command()
-def ask(recipe: RecipePath, prompt: str, set_: Parameters = None) -> None:
+def ask(
+    recipe: RecipePath,
+    prompt: str,
+    source: Annotated[
+        list[str] | None, typer.Option(help="A source to ask; repeatable; all by default.")
+    ] = None,
+    n: Annotated[int, typer.Option("-n", help="Answers of each source.")] = 1,
+    score: Annotated[bool, typer.Option(help="Rate them by the reward model.")] = False,
+    gold: Annotated[str | None, typer.Option(help="The right answer, to compare with.")] = None,
+    verifier: Annotated[
+        str | None, typer.Option(help="How to compare: math, exact or choice.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    set_: Parameters = None,
+) -> None:
     """Ask the sources of an endpoint that `crucible serve` brought up."""
-    from jobs.serve import ask_sources
+    from jobs.ask import Question, answers_table, ask_sources
 
-    console.print(ask_sources(_load(recipe, set_), prompt))
+    question = Question(prompt, tuple(source or ()), n, score, gold, verifier)
+    answers = ask_sources(_load(recipe, set_).endpoint, question)
+    if as_json:
+        print(json.dumps(answers, ensure_ascii=False))
+    else:
+        console.print(answers_table(answers))
 
 
 def _stages(named: list[str]) -> list[str]:

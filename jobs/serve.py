@@ -1,35 +1,34 @@
-"""`crucible serve` and `crucible ask`: the sources up behind the endpoint, and questions to it."""
+"""`crucible serve`: the sources, the reward model and the endpoint up, until interrupted."""
 
 import contextlib
 import time
-from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
+from pathlib import Path
 
-import httpx
 import ray
 from ray import serve
 from rich.console import Console
-from rich.table import Table
 
 from cluster.connection import connected, usable
-from fusion.errors import BadInputError, CrucibleError
-from fusion.recipe import Recipe
+from fusion.errors import BadInputError
+from fusion.keys import read_keyring
+from fusion.recipe import Endpoint, Recipe
+from fusion.store import Location
 from jobs.models import reward_applications, served_source, source_applications, waves_of
 from services.applications import down, serving, start_serve
-from services.gateway import GATEWAY_APPLICATION, gateway_application
-
-TIMEOUT_S = 120.0
+from services.gateway.ingress import GATEWAY_APPLICATION, exposed_sources, gateway_application
 
 
 def serve_recipe(recipe: Recipe, console: Console) -> None:
     """Bring the recipe's sources, reward model and endpoint up, and stay until interrupted.
 
     Raises:
+        BadInputError: a file of the endpoint cannot be read.
         DoesNotFitError: the sources of the endpoint do not fit together.
     """
     endpoint = recipe.endpoint
-    wanted = endpoint.sources or [s.name for s in recipe.model_sources]
-    served = [served_source(s) for s in recipe.model_sources if s.name in wanted]
+    told = check_endpoint(endpoint)
+    served = [served_source(source) for source in exposed_sources(recipe)]
     with connected() as there:
         holdings = usable(recipe, there)
         planned = waves_of(recipe, served, holdings)
@@ -37,57 +36,39 @@ def serve_recipe(recipe: Recipe, console: Console) -> None:
             raise BadInputError(
                 "The sources do not fit together; name fewer of them in endpoint.sources."
             )
-        start_serve(host=endpoint.host, port=endpoint.port, http=True)
+        start_serve(endpoint)
         console.print(f"starting {', '.join(s.name for s in served)}")
         applications = {
             **source_applications(recipe, chain(*planned.waves), holdings),
             **reward_applications(recipe, holdings),
         }
         with serving(applications):
-            serve.run(gateway_application(recipe.name), name=GATEWAY_APPLICATION, route_prefix="/")
-            console.print(f"listening on http://{endpoint.host}:{endpoint.port}", highlight=False)
+            serve.run(gateway_application(recipe), name=GATEWAY_APPLICATION, route_prefix="/")
+            console.print(f"listening on {endpoint.address}; {told}", highlight=False)
             _wait_for_interrupt()
             console.print("the endpoint goes down")
             down([GATEWAY_APPLICATION])
+
+
+def check_endpoint(endpoint: Endpoint) -> str:
+    """Read the files that an endpoint needs, and say who may ask.
+
+    Raises:
+        BadInputError: one of them cannot be read.
+    """
+    for name in ("tls_certificate", "tls_key"):
+        file = getattr(endpoint, name)
+        if file and not Path(file).is_file():
+            raise BadInputError(f"endpoint.{name} is {file}, and there is no such file.")
+    if endpoint.keys is None:
+        return "without keys, on loopback only: whoever is on this machine may ask"
+    active = [key for key in read_keyring(Location.of(endpoint.keys)).keys if not key.revoked_at]
+    if not active:
+        return f"nobody has a key: make one with crucible keys create NAME --keys {endpoint.keys}"
+    return f"{len(active)} keys may ask"
 
 
 def _wait_for_interrupt() -> None:
     with contextlib.suppress(KeyboardInterrupt):
         while ray.is_initialized():
             time.sleep(1)
-
-
-def ask_sources(recipe: Recipe, prompt: str) -> Table:
-    """One answer of every source that is up, side by side.
-
-    Raises:
-        CrucibleError: no endpoint answers.
-    """
-    base = f"http://{recipe.endpoint.host}:{recipe.endpoint.port}/v1"
-    with httpx.Client(base_url=base, timeout=TIMEOUT_S) as client:
-        try:
-            names = [model["id"] for model in client.get("/models").json()["data"]]
-        except httpx.HTTPError as error:
-            raise CrucibleError(
-                f"No endpoint answers at {base} ({type(error).__name__}); "
-                "start one with `crucible serve`."
-            ) from error
-        with ThreadPoolExecutor() as pool:
-            answers = list(pool.map(lambda name: _ask(client, recipe, name, prompt), names))
-    table = Table(show_lines=True)
-    for name in names:
-        table.add_column(name)
-    table.add_row(*answers)
-    return table
-
-
-def _ask(client: httpx.Client, recipe: Recipe, name: str, prompt: str) -> str:
-    source = next((s for s in recipe.sources if s.name == name), None)
-    sampling = source.sampling if source else None
-    body = {"model": name, "messages": [{"role": "user", "content": prompt}]}
-    if sampling:
-        body |= sampling.model_dump(include={"temperature", "top_p", "max_tokens"})
-    reply = client.post("/chat/completions", json=body)
-    if reply.status_code != httpx.codes.OK:
-        return f"({reply.status_code}: {reply.text[:200]})"
-    return str(reply.json()["choices"][0]["message"]["content"])

@@ -63,3 +63,15 @@ class Finished:
     answers: list[Answer]
     window: int
     """How many answers the engine wants in flight."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The whole of an answer in OpenAI's form and what it took, or why there is none."""
+
+    status: int
+    json: str = ""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    message: str = ""
+    param: str | None = None

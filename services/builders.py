@@ -11,7 +11,7 @@ from ray import serve
 from fusion.errors import BadInputError
 from fusion.recipe import Recipe
 from fusion.recipe_file import load_recipe
-from services.gateway import gateway_application
+from services.gateway.ingress import gateway_application
 from services.reward import reward_application
 from services.source import Served, source_application
 
@@ -67,7 +67,7 @@ def reward(arguments: Arguments) -> serve.Application:
 
 def gateway(arguments: Arguments) -> serve.Application:
     """The application of the endpoint over the recipe's sources."""
-    return gateway_application(_load(arguments).name)
+    return gateway_application(_load(arguments))
 
 
 def _load(arguments: Arguments) -> Recipe:

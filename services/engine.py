@@ -16,7 +16,7 @@ from vllm.outputs import CompletionOutput
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from fusion.chat import load_tokenizer, render_prompt
+from fusion.chat import Message, fit_messages, load_tokenizer, render_prompt
 from fusion.errors import CrucibleError
 from fusion.identity import response_id, sampling_seed
 from fusion.looping import repeated_tail
@@ -29,6 +29,7 @@ GATHER_S = 0.5
 # What a replica whose engine is dead takes to say so before it ends.
 LAST_WORDS_S = 1.0
 TAIL_LENGTH = 120
+BATCH_PRIORITY = 1  # the scheduler takes the lowest number first; what people ask has 0
 
 
 class Fault(NamedTuple):
@@ -77,6 +78,14 @@ class SourceServer(LLMServer):
         self._window = Window(client.vllm_config.scheduler_config.max_num_seqs)
         # instead of vLLM's Prometheus counters, which nobody can read in a replica
         client.logger_manager.stat_loggers = [self._window]
+
+    def fit(self, messages: Sequence[Message]) -> list[Message]:
+        """A conversation as the model's template takes it."""
+        return fit_messages(self._tokenizer, messages)
+
+    def room(self, messages: Sequence[Message]) -> int:
+        """Tokens that the context has left for an answer."""
+        return int(self._max_model_len - len(render_prompt(self._tokenizer, messages)))
 
     async def sample(
         self, requests: Sequence[SampleRequest], manner: Manner
@@ -150,7 +159,9 @@ class SourceServer(LLMServer):
         self, id_: str, prompt: list[int], params: SamplingParams, timeout_s: float
     ) -> CompletionOutput | Fault:
         """What the engine makes of a prompt; only an engine that is dead raises."""
-        generated = self.engine._engine_client.generate({"prompt_token_ids": prompt}, params, id_)
+        generated = self.engine._engine_client.generate(
+            {"prompt_token_ids": prompt}, params, id_, priority=BATCH_PRIORITY
+        )
         try:
             async with asyncio.timeout(timeout_s):
                 outputs = [output async for output in generated]  # one: only the final is asked for

@@ -10,7 +10,7 @@ from cluster.plan import CPU_KV_CACHE_BYTES
 from cluster.settings import engine_environment
 from fusion.checkpoints import local_copy
 from fusion.recipe import Engine
-from services.answers import Finished, Manner, SampleRequest
+from services.answers import Finished, Manner, Reply, SampleRequest
 from services.orphans import end_children_with_us
 
 
@@ -49,18 +49,13 @@ class SourceReplica:
         async for finished in self._server.sample(requests, manner):
             yield finished
 
-    async def chat(self, body: dict[str, Any]) -> AsyncIterator[Any]:
-        """OpenAI chat completion: one response, or the server-sent events of a stream."""
-        from ray.serve.llm.openai_api_models import ChatCompletionRequest
+    async def openai(
+        self, method: str, body: dict[str, Any], longest: int
+    ) -> AsyncIterator[Reply | list[str]]:
+        """Answer OpenAI's chat or completions: one reply, or the events of a stream."""
+        from services.dialect import replies
 
-        async for part in await self._server.chat(ChatCompletionRequest(**body)):
-            yield part
-
-    async def completions(self, body: dict[str, Any]) -> AsyncIterator[Any]:
-        """OpenAI completion: one response, or the server-sent events of a stream."""
-        from ray.serve.llm.openai_api_models import CompletionRequest
-
-        async for part in await self._server.completions(CompletionRequest(**body)):
+        async for part in replies(self._server, method, body, longest):
             yield part
 
     async def check_health(self) -> None:
@@ -89,7 +84,7 @@ def source_application(served: Served, *, on_cpu: bool, threads: int) -> serve.A
         SourceReplica,
         name="Source",
         num_replicas=served.replicas,
-        max_ongoing_requests=64,
+        max_ongoing_requests=256,  # the endpoint bounds what people ask, the batch itself
         health_check_timeout_s=120,
         graceful_shutdown_timeout_s=5,
         ray_actor_options={"num_cpus": 1, "runtime_env": environment},
@@ -102,6 +97,7 @@ def source_application(served: Served, *, on_cpu: bool, threads: int) -> serve.A
 def engine_arguments(served: Served, *, on_cpu: bool) -> dict[str, Any]:
     """What vLLM is given to start the engine of a model."""
     engine = served.engine.options()
+    engine.setdefault("scheduling_policy", "priority")  # what people ask goes before the batch
     engine["generation_config"] = "vllm"  # else a model's file changes what we asked for
     engine["disable_log_stats"] = False  # the window of answers in flight follows them
     if served.revision:

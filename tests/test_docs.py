@@ -258,6 +258,7 @@ def test_commands_and_stages_that_a_page_names_exist(page):
         command.name or command.callback.__name__.replace("_", "-")
         for command in app.registered_commands
     }
+    known |= {group.name for group in app.registered_groups}
     text = _page(page)
     named = re.findall(r"(?:^|`|-- )(?:crucible|python -m jobs) ([\w-]+)", text, re.M)
     assert not set(named) - known

@@ -6,7 +6,7 @@ Reading a file (inheritance, paths, the nearest known key) is `fusion.recipe_fil
 from fusion.recipe.datasets import Dataset, Ingest
 from fusion.recipe.judging import CodeVerification, Judge, MathVerification, Reward, Verification
 from fusion.recipe.recipe import Recipe
-from fusion.recipe.running import Cluster, Endpoint, Evaluation, Failures, ModelSize
+from fusion.recipe.running import Cluster, Endpoint, Evaluation, Failures, ModelSize, RequestLimits
 from fusion.recipe.section import Domain, Name, Section, Share, VerifierName
 from fusion.recipe.selection import DOMAIN_PRESETS, Margin, Policy, Selection
 from fusion.recipe.sources import Engine, Greedy, Model, Sampling, Source, Target
@@ -35,6 +35,7 @@ __all__ = [
     "Name",
     "Policy",
     "Recipe",
+    "RequestLimits",
     "Reward",
     "Sampling",
     "Section",

@@ -8,6 +8,7 @@ import pytest
 from fusion.chat import (
     Message,
     check_template,
+    fit_messages,
     load_tokenizer,
     merge_system,
     render_conversation,
@@ -102,6 +103,18 @@ def test_system_text_opens_the_user_turn_where_the_template_takes_none(
     merged = [{"role": "user", "content": "be brief\n\ntwo plus three"}]
     assert merge_system([SYSTEM, *ASK]) == merged
     assert render_prompt(tokenizer, [SYSTEM, *ASK]) == render_prompt(tokenizer, merged)
+
+
+@pytest.mark.parametrize(
+    ("template", "roles"),
+    [(WITH_BOS, ["system", "user"]), (NO_SYSTEM, ["user"]), (DROPS_SYSTEM, ["user"])],
+)
+def test_messages_are_fitted_to_a_template_without_system_turns(
+    make_tokenizer: MakeTokenizer, template: str, roles: list[str]
+) -> None:
+    fitted = fit_messages(make_tokenizer(template), [SYSTEM, *ASK])
+    assert [turn["role"] for turn in fitted] == roles
+    assert fit_messages(make_tokenizer(template), ASK) == ASK
 
 
 def test_system_turn_stays_where_the_template_takes_it(make_tokenizer: MakeTokenizer) -> None:

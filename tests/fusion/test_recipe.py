@@ -167,3 +167,24 @@ _trees = st.recursive(
 @given(st.dictionaries(st.sampled_from("abc"), _trees))
 def test_merging_a_recipe_with_itself_changes_nothing(raw):
     assert merge(raw, raw) == raw
+
+
+def test_an_endpoint_that_others_reach_needs_keys(tmp_path):
+    open_ = {**SMALL, "endpoint": {"host": "0.0.0.0"}}
+    assert "set keys to one made by crucible keys create" in _refusal(open_)
+    parse_recipe({**SMALL, "endpoint": {"host": "0.0.0.0", "keys": "keys.json"}})
+
+
+def test_a_certificate_needs_its_key():
+    assert "need each other" in _refusal({**SMALL, "endpoint": {"tls_key": "key.pem"}})
+
+
+def test_files_of_the_endpoint_stand_beside_the_recipe_and_links_stay_links(tmp_path):
+    (tmp_path / "version-1").mkdir()
+    (tmp_path / "current").symlink_to("version-1")
+    files = {"keys": "current/keys.json", "audit": "a/b", "tls_key": "k", "tls_certificate": "c"}
+    endpoint = load_recipe(_write(tmp_path, "r.yaml", {**SMALL, "endpoint": files})).endpoint
+    assert endpoint.keys == str(tmp_path / "current" / "keys.json")
+    assert endpoint.audit == str(tmp_path / "a" / "b")
+    remote = {**SMALL, "endpoint": {"keys": "s3://bucket/keys.json"}}
+    assert load_recipe(_write(tmp_path, "s.yaml", remote)).endpoint.keys == "s3://bucket/keys.json"

@@ -1,106 +1,295 @@
-"""`crucible serve` and `crucible ask`: a source behind the OpenAI-compatible endpoint."""
+"""`crucible serve` and `crucible ask`: two sources and the reward model behind the endpoint."""
 
-import signal
+import json
 import socket
-import subprocess
-import sys
+import threading
 import time
-from pathlib import Path
 
 import httpx
 import openai
+import psutil
 import pytest
-import yaml
+
+from tests.integration.serving import ROOT, crucible, served
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
-ROOT = Path(__file__).parents[2]
 PROMPT = "Say river stone two times"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+ASKED = {"messages": [{"role": "user", "content": PROMPT}], "temperature": 0, "max_tokens": 16}
+# With its end-of-turn token out of reach, an answer fills all the room there is.
+ENDLESS = json.loads((ROOT / "rehearsal/models/llama/generation_config.json").read_text())
 
 
 @pytest.fixture(scope="module")
 def endpoint(tmp_path_factory):
-    """The recipe and address of an endpoint with one source up; interrupted at the end."""
-    folder, port = tmp_path_factory.mktemp("serve"), _free_port()
-    recipe = folder / "recipe.yaml"
-    changes = {
-        "extends": str(ROOT / "rehearsal" / "recipe.yaml"),
-        "name": "served",
-        "storage": str(folder / "runs"),
-        "endpoint": {"port": port, "sources": ["llama"]},
-    }
-    recipe.write_text(yaml.safe_dump(changes))
-    command = [sys.executable, "-m", "jobs", "serve", str(recipe)]
-    with subprocess.Popen(command, cwd=ROOT) as server:
-        base = f"http://127.0.0.1:{port}"
-        _wait_until_up(server, base)
-        yield recipe, base
-        server.send_signal(signal.SIGINT)
-        assert server.wait(timeout=60) == 0
-
-
-def _wait_until_up(server: subprocess.Popen[bytes], base: str) -> None:
-    deadline = time.monotonic() + 600
-    while time.monotonic() < deadline and server.poll() is None:
-        try:
-            if httpx.get(f"{base}/v1/models").json()["data"]:
-                return
-        except (httpx.HTTPError, ValueError):
-            time.sleep(1)
-    pytest.fail(f"the endpoint did not come up; its exit code is {server.poll()}")
+    with served(tmp_path_factory.mktemp("serve")) as up:
+        yield up
 
 
 @pytest.fixture(scope="module")
-def client(endpoint):
-    return openai.OpenAI(base_url=f"{endpoint[1]}/v1", api_key="none", max_retries=0)
+def token(endpoint):
+    key = endpoint.key("ann")
+    _wait_until(lambda: endpoint.get("/v1/models", key).status_code == 200)
+    return key
+
+
+@pytest.fixture
+def client(endpoint, token):
+    return _client(endpoint, token)
+
+
+def _client(endpoint, token):
+    trusting = httpx.Client(verify=endpoint.tls)
+    base = f"{endpoint.base}/v1"
+    return openai.OpenAI(base_url=base, api_key=token, max_retries=0, http_client=trusting)
+
+
+def _wait_until(is_so, *, seconds=30.0):
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def _endless(**fields):
+    eos = ENDLESS["eos_token_id"]
+    ids = eos if isinstance(eos, list) else [eos]
+    bias = {str(id_): -100 for id_ in ids}
+    messages = [{"role": "user", "content": PROMPT}]
+    return {"model": "llama", "messages": messages, "max_tokens": 440, "logit_bias": bias, **fields}
 
 
 def test_sources_that_are_up_are_listed(client):
-    assert [model.id for model in client.models.list()] == ["llama"]
+    assert [model.id for model in client.models.list()] == ["llama", "gemma"]
 
 
-def test_chat_answers_with_usage(client):
-    messages = [{"role": "user", "content": PROMPT}]
-    reply = client.chat.completions.create(
-        model="llama", messages=messages, max_tokens=16, temperature=0
-    )
+@pytest.mark.parametrize("source", ["llama", "gemma"])
+def test_chat_answers_with_usage(client, source):
+    reply = client.chat.completions.create(model=source, **ASKED)
     assert reply.choices[0].message.content
+    assert reply.model == source
     assert reply.usage.completion_tokens > 0
 
 
-def test_streamed_chat_says_what_the_whole_one_says(client):
-    request = {
-        "model": "llama",
-        "messages": [{"role": "user", "content": PROMPT}],
-        "max_tokens": 16,
-        "temperature": 0,
-    }
-    whole = client.chat.completions.create(**request).choices[0].message.content
-    events = client.chat.completions.create(**request, stream=True)
+def test_streamed_chat_says_what_the_whole_one_says_and_counts_the_same(client):
+    whole = client.chat.completions.create(model="llama", **ASKED)
+    options = {"stream": True, "stream_options": {"include_usage": True}}
+    events = list(client.chat.completions.create(model="llama", **ASKED, **options))
     parts = [event.choices[0].delta.content or "" for event in events if event.choices]
-    assert "".join(parts) == whole
+    assert "".join(parts) == whole.choices[0].message.content
+    assert events[-1].usage.completion_tokens == whole.usage.completion_tokens
 
 
-def test_a_source_that_is_not_up_is_a_404(client):
-    with pytest.raises(openai.NotFoundError, match="not up"):
-        client.chat.completions.create(model="none", messages=[{"role": "user", "content": "x"}])
+def test_n_logprobs_seed_and_stop(client):
+    asked = {**ASKED, "temperature": 1.0, "n": 3, "logprobs": True, "top_logprobs": 2, "seed": 7}
+    first, again = (client.chat.completions.create(model="gemma", **asked) for _ in range(2))
+    assert [c.index for c in first.choices] == [0, 1, 2]
+    assert all(len(t.top_logprobs) == 2 for t in first.choices[0].logprobs.content)
+    texts = [c.message.content for c in first.choices]
+    assert texts == [c.message.content for c in again.choices]
+    whole = client.chat.completions.create(model="gemma", **ASKED).choices[0].message.content
+    cut = client.chat.completions.create(model="gemma", **ASKED, stop=[whole[3:6]])
+    assert cut.choices[0].message.content == whole[: whole.index(whole[3:6])]
 
 
-def test_a_request_that_openai_would_refuse_is_a_400(client):
-    with pytest.raises(openai.BadRequestError):
-        client.chat.completions.create(
-            model="llama", messages=[{"role": "user", "content": "x"}], max_tokens=-1
-        )
+def test_completions_take_text_and_token_ids(client):
+    for prompt in ("river stone", [5, 6, 7]):
+        reply = client.completions.create(model="llama", prompt=prompt, max_tokens=4)
+        assert reply.choices[0].finish_reason in ("stop", "length")
 
 
-def test_ask_prints_the_answer_of_each_source(endpoint):
-    command = [sys.executable, "-m", "jobs", "ask", str(endpoint[0]), PROMPT]
-    asked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert asked.returncode == 0, asked.stderr
-    assert "llama" in asked.stdout
+def test_tools_reach_the_source(client):
+    function = {"name": "look_up", "parameters": {"type": "object", "properties": {}}}
+    tools = [{"type": "function", "function": function}]
+    reply = client.chat.completions.create(model="llama", **ASKED, tools=tools, tool_choice="none")
+    assert reply.choices[0].message.content
+    with pytest.raises(openai.BadRequestError, match="tool"):
+        client.chat.completions.create(model="llama", **ASKED, tools=tools, tool_choice="auto")
+
+
+def test_a_system_turn_is_taken_by_every_source(client):
+    messages = [{"role": "system", "content": "Be brief."}, *ASKED["messages"]]
+    for source in ("llama", "gemma"):
+        reply = client.chat.completions.create(model=source, **{**ASKED, "messages": messages})
+        assert reply.choices[0].message.content
+
+
+def test_errors_are_openai_s(endpoint, client):
+    with pytest.raises(openai.NotFoundError, match="no source 'none'"):
+        client.chat.completions.create(model="none", **ASKED)
+    with pytest.raises(openai.UnprocessableEntityError, match="max_tokens"):
+        client.chat.completions.create(model="llama", **{**ASKED, "max_tokens": -1})
+    with pytest.raises(openai.BadRequestError, match="context"):
+        client.chat.completions.create(model="llama", **{**ASKED, "max_tokens": 510})
+    with pytest.raises(openai.AuthenticationError):
+        _client(endpoint, "crucible-0-0").models.list()
+    with pytest.raises(openai.APITimeoutError):
+        client.with_options(timeout=0.2).chat.completions.create(**_endless(n=8))
+
+
+def test_without_max_tokens_an_answer_has_the_room_there_is(client):
+    asked = {key: value for key, value in _endless().items() if key != "max_tokens"}
+    reply = client.chat.completions.create(**asked)
+    assert reply.usage.total_tokens == 512
+
+
+def test_a_client_that_hangs_up_frees_its_place(endpoint, token, client):
+    """Seven endless answers wait for the one place; with them gone, a short one comes at once."""
+    started = time.monotonic()
+    client.chat.completions.create(**_endless())
+    endless_s = time.monotonic() - started
+    streams = [client.chat.completions.create(**_endless(), stream=True) for _ in range(1)]
+    streams[0].__next__()
+    threads = [threading.Thread(target=_give_up, args=[client]) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    streams[0].close()
+    started = time.monotonic()
+    client.chat.completions.create(model="llama", **{**ASKED, "max_tokens": 1})
+    assert time.monotonic() - started < max(1.0, 2 * endless_s)
+    queue = 'crucible_queue{key="ann",source="llama"} 0.0'
+    _wait_until(lambda: queue in endpoint.get("/metrics", token).text)
+    assert 'outcome="abandoned"' in endpoint.get("/metrics", token).text
+
+
+def _give_up(client):
+    with pytest.raises(openai.APITimeoutError):
+        client.with_options(timeout=0.3).chat.completions.create(**_endless())
+
+
+def test_fan_out_is_rated_and_verified(endpoint, token):
+    prompt = "What is 2 + 3?"
+    body = {
+        "messages": [{"role": "user", "content": prompt}],
+        "n": 2,
+        "score": True,
+        "gold": "5",
+        "verifier": "math",
+    }
+    headers = {"Authorization": f"Bearer {token}"}
+    events = []
+    asked = {"json": body, "headers": headers, "timeout": 120, "verify": endpoint.tls}
+    with httpx.stream("POST", f"{endpoint.base}/v1/fanout", **asked) as reply:
+        assert reply.status_code == 200
+        lines = [line for line in reply.iter_lines() if line]
+    for name, data in zip(lines[::2], lines[1::2], strict=True):
+        events.append((name.removeprefix("event: "), json.loads(data.removeprefix("data: "))))
+    answers = [data for name, data in events if name == "answer"]
+    assert {(a["model"], a["index"]) for a in answers} == {
+        (m, i) for m in ("llama", "gemma") for i in (0, 1)
+    }
+    for answer in answers:
+        assert isinstance(answer["reward"], float)
+        assert answer["verdict"] in ("correct", "wrong")
+        assert answer["usage"]["completion_tokens"] > 0
+        deltas = [
+            d["text"]
+            for name, d in events
+            if name == "delta" and (d["model"], d["index"]) == (answer["model"], answer["index"])
+        ]
+        assert "".join(deltas) == answer["text"]
+    assert events[-1] == ("done", {})
+
+
+def test_ask_prints_the_answers_in_columns_or_as_json(endpoint, token):
+    arguments = ["ask", str(endpoint.recipe), PROMPT, "--score"]
+    shown = crucible(*arguments, CRUCIBLE_API_KEY=token)
+    assert shown.returncode == 0, shown.stderr
+    assert "llama" in shown.stdout
+    assert "reward" in shown.stdout
+    told = crucible(*arguments, "--json", "-n", "2", CRUCIBLE_API_KEY=token)
+    answers = json.loads(told.stdout)
+    assert [(a["model"], a["index"]) for a in answers] == [
+        ("gemma", 0),
+        ("gemma", 1),
+        ("llama", 0),
+        ("llama", 1),
+    ]
+    refused = crucible(*arguments, CRUCIBLE_API_KEY="crucible-0-0")
+    assert refused.returncode == 2
+    assert "CRUCIBLE_API_KEY" in refused.stderr
+
+
+def test_a_revoked_key_is_dead_within_seconds(endpoint):
+    key = endpoint.key("leaver")
+    _wait_until(lambda: endpoint.get("/v1/models", key).status_code == 200)
+    assert crucible("keys", "revoke", "leaver", "--keys", str(endpoint.keys_file)).returncode == 0
+    _wait_until(lambda: endpoint.get("/v1/models", key).status_code == 401)
+
+
+def _raw(endpoint, request):
+    """What the endpoint answers to bytes as they are."""
+    host, port = endpoint.base.removeprefix("https://").split(":")
+    with (
+        socket.create_connection((host, int(port)), timeout=30) as plain,
+        endpoint.tls.wrap_socket(plain, server_hostname=host) as connection,
+    ):
+        connection.sendall(request)
+        return connection.recv(65536)
+
+
+def test_requests_out_of_shape_are_refused(endpoint, token):
+    post = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    key = f"Authorization: Bearer {token}\r\n".encode()
+    assert b" 413 " in _raw(endpoint, post + key + b"Content-Length: 99999999\r\n\r\n{")
+    assert b" 401 " in _raw(endpoint, post + b"Content-Length: 99999999\r\n\r\n{")
+    assert b" 400 " in _raw(endpoint, post + key + b"Content-Length: 1\r\n\r\n{")
+    slow = _raw(endpoint, post + key + b"Content-Length: 100\r\n\r\n{")
+    assert b" 408 " in slow
+    for path in (b"//v1/models", b"/page/../v1/models", b"/healthz/%2e%2e/v1/models"):
+        said = _raw(endpoint, b"GET " + path + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b" 401 " in said or b" 404 " in said
+    trick = b"GET /v1/models HTTP/1.1\r\nHost: x\r\nx-request-disconnect-disabled: ?1\r\n"
+    assert b" 400 " in _raw(endpoint, trick + key + b"\r\n")
+
+
+def test_neither_prompts_nor_keys_are_in_logs_and_metrics(endpoint, token):
+    runs = endpoint.recipe.parent / "runs"
+    audit = (runs / "served" / "logs" / "audit.jsonl").read_text()
+    assert '"key": "ann"' in audit
+    session = _session_folder(endpoint)
+    logs = [p.read_text(errors="replace") for p in session.rglob("logs/**/*") if p.is_file()]
+    assert logs
+    secret = token.rsplit("-", 1)[-1]
+    for text in (audit, endpoint.get("/metrics", token).text, *logs):
+        assert PROMPT not in text
+        assert secret not in text
+
+
+def _session_folder(endpoint):
+    """Where the Ray of this very endpoint writes its logs."""
+    from pathlib import Path
+
+    for process in psutil.Process(endpoint.process.pid).children(recursive=True):
+        for argument in process.cmdline():
+            if "session_dir=" in argument:
+                return Path(argument.partition("session_dir=")[2])
+    raise AssertionError("no Ray process of the endpoint")
+
+
+def test_a_source_that_dies_mid_answer_gives_a_clean_error_and_comes_back(endpoint, token, client):
+    stream = client.chat.completions.create(**_endless(n=8), stream=True)
+    next(stream)
+    (replica,) = [
+        process
+        for process in psutil.Process(endpoint.process.pid).children(recursive=True)
+        if "source-llama" in " ".join(process.cmdline())
+    ]
+    replica.kill()
+    with pytest.raises(openai.APIError, match="does not answer"):
+        list(stream)
+    assert client.chat.completions.create(model="gemma", **ASKED).choices
+
+    statuses = set()
+
+    def answers_again():
+        try:
+            return bool(client.chat.completions.create(model="llama", **ASKED).choices)
+        except openai.InternalServerError as error:
+            statuses.add(error.status_code)
+            return False
+
+    _wait_until(answers_again, seconds=180)
+    assert statuses <= {503}

@@ -124,7 +124,8 @@ def test_a_recipe_without_a_reward_model_has_no_application_for_it(tmp_path, rew
 def test_parameters_fill_the_recipe(tmp_path):
     recipe = _rehearsal(tmp_path, name="${name}")
     built = gateway(Arguments(recipe=recipe, parameters={"name": "mine"}))
-    assert "mine" in built._bound_deployment.init_args
+    (run,) = built._bound_deployment.init_args
+    assert run.recipe.name == "mine"
 
 
 def test_builders_are_functions_of_one_typed_argument():

@@ -1,0 +1,60 @@
+"""The endpoint on Ray Serve."""
+
+from ray import serve
+from starlette.types import ASGIApp
+
+from fusion.recipe import Recipe, Source
+from fusion.run import Run
+
+GATEWAY_APPLICATION = "gateway"
+# Requests that Serve lets in at once; what each may do is bounded by keys and by source.
+REQUESTS_AT_ONCE = 2_000
+
+
+@serve.ingress()
+class Gateway:
+    """Builds its app where it runs: what Serve freezes where a class is decorated is none of it."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        """The app over the run's deployed sources."""
+        from services.gateway.app import build_app
+        from services.gateway.deployed import DeployedSources
+
+        recipe = self._run.recipe
+        sources = DeployedSources(
+            recipe.name,
+            [source.name for source in exposed_sources(recipe)],
+            reward=exposed_reward(recipe),
+            timeout_s=recipe.endpoint.limits.timeout_s,
+        )
+        return build_app(self._run, sources)
+
+
+def exposed_sources(recipe: Recipe) -> list[Source]:
+    """The sources that the endpoint of a recipe stands before."""
+    wanted = recipe.endpoint.sources
+    return [s for s in recipe.model_sources if wanted is None or s.name in wanted]
+
+
+def exposed_reward(recipe: Recipe) -> str | None:
+    """The name of the scorer that rates answers, None where the one that ranks is no model here."""
+    name = recipe.selection.ranked_by
+    reward = recipe.rewards.get(name)
+    return name if reward and reward.served_model else None
+
+
+def gateway_application(recipe: Recipe) -> serve.Application:
+    """The Serve application of the endpoint over the sources of a recipe."""
+    # a relative storage is relative to this process, which the replica does not share
+    run = Run(recipe.model_copy(update={"storage": str(Run(recipe).storage)}))
+    deployment = serve.deployment(
+        Gateway,
+        name="Gateway",
+        max_ongoing_requests=REQUESTS_AT_ONCE,
+        graceful_shutdown_timeout_s=5,
+        ray_actor_options={"num_cpus": 0.5},
+    )
+    return deployment.bind(run)

@@ -1,0 +1,80 @@
+"""The endpoint over real engines, for long: its document, and who goes first."""
+
+import asyncio
+import time
+
+import pytest
+import schemathesis
+
+from cluster.connection import connected
+from fusion.recipe import Sampling
+from fusion.recipe_file import load_recipe
+from jobs.models import served_source, source_applications
+from services.answers import Manner, SampleRequest, Wanted
+from services.applications import handle, serving, source_application_name, start_serve
+from tests.integration.serving import ROOT, served
+from tests.services.gateway.asking import bearer
+from tests.services.gateway.contract import ASKS, BAD, GOOD, check_operation, operations_of
+
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(3600)]
+
+EXAMPLES = 350  # of each of three operations, by the schema and against it: 2,100 requests
+PROMPT = [{"role": "user", "content": "Say river stone two times"}]
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory):
+    """The operations of an endpoint with real sources, and a key for them."""
+    with served(tmp_path_factory.mktemp("soak")) as up:
+        headers = bearer(up.first_key)
+        document = schemathesis.openapi.from_url(
+            f"{up.base}/openapi.json", verify=str(up.certificate)
+        )
+        yield operations_of(document), headers
+
+
+@pytest.mark.parametrize("mode", [GOOD, BAD], ids=["good", "bad"])
+@pytest.mark.parametrize("label", ASKS)
+def test_every_answer_of_real_sources_is_as_documented(live, label, mode):
+    operations, headers = live
+    check_operation(operations[label], mode, headers, examples=EXAMPLES)
+
+
+def test_people_go_before_the_batch():
+    """With one place and a batch of 64 waiting for it, a person's is the next answer or so."""
+    recipe = load_recipe(ROOT / "rehearsal" / "recipe.yaml")
+    source = recipe.source("llama")
+    engine = source.engine.model_copy(update={"max_num_seqs": 1})
+    source = source.model_copy(update={"engine": engine})
+    with connected() as holdings:
+        start_serve()
+        with serving(source_applications(recipe, [served_source(source)], holdings)):
+            deployed = handle(source_application_name(recipe.name, "llama"))
+            batch_s, person_s = asyncio.run(_ask_in_a_batch(deployed))
+    assert person_s < batch_s / 10
+
+
+async def _ask_in_a_batch(deployed):
+    requests = [SampleRequest(str(i), PROMPT, [Wanted(0)]) for i in range(64)]
+    body = {"model": "llama", "messages": PROMPT, "max_tokens": 16}
+    manner = Manner("key", Sampling(max_tokens=64), timeout_s=600, keeps_all=True)
+
+    async def ask():
+        (reply,) = [p async for p in deployed.options(stream=True).openai.remote("chat", body, 64)]
+        assert reply.status == 200
+
+    await ask()
+    started = time.monotonic()
+    batch = asyncio.ensure_future(_finished(deployed.options(stream=True), requests, manner))
+    await asyncio.sleep(0.2)
+    asked = time.monotonic()
+    await ask()
+    person_s = time.monotonic() - asked
+    assert not batch.done()
+    await batch
+    return time.monotonic() - started, person_s
+
+
+async def _finished(deployed, requests, manner):
+    parts = [part async for part in deployed.sample.remote(requests, manner)]
+    assert sum(len(part.answers) for part in parts) == len(requests)
