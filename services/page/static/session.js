@@ -1,0 +1,119 @@
+// What was asked in this browser: rounds of one prompt and its answers, and which were marked.
+
+import { promptId } from "./identity.js";
+
+export const SESSION_KEY = "crucible.session";
+const UNFINISHED = ["waiting", "streaming"];
+
+export class Session {
+  constructor() {
+    this.rounds = [];
+    this.load();
+  }
+
+  load() {
+    try {
+      this.rounds = JSON.parse(localStorage.getItem(SESSION_KEY)) ?? [];
+    } catch {
+      this.rounds = [];
+    }
+    for (const answer of this.rounds.flatMap((round) => round.answers)) {
+      if (UNFINISHED.includes(answer.state)) answer.state = "stopped";
+    }
+  }
+
+  // False where the browser has no room left.
+  save() {
+    try {
+      localStorage.setItem(SESSION_KEY, JSON.stringify(this.rounds));
+      return true;
+    } catch {
+      return false;
+    }
+  }
+
+  // `parent` is the place of the answer that the messages go on from: { round, answer } or null.
+  begin(messages, models, samples, parent) {
+    const answers = models.flatMap((model) =>
+      Array.from({ length: samples }, (_, index) => ({ model, index, text: "", state: "waiting" })),
+    );
+    const round = { id: randomId(), messages, parent, answers, better: null, worse: null };
+    this.rounds.push(round);
+    return round;
+  }
+
+  remove(round) {
+    this.rounds = this.rounds.filter((other) => other !== round);
+  }
+
+  clear() {
+    this.rounds = [];
+  }
+
+  find(id) {
+    return this.rounds.find((round) => round.id === id);
+  }
+}
+
+// `side` is "better" or "worse". Marked again, the mark goes; of two answers the other one gets the
+// other mark by itself.
+export function mark(round, place, side) {
+  const other = side === "better" ? "worse" : "better";
+  if (round[side] === place) {
+    round[side] = null;
+    return;
+  }
+  round[side] = place;
+  if (round[other] === place) round[other] = null;
+  const rest = round.answers.map((_, at) => at).filter((at) => at !== place);
+  if (rest.length === 1 && canBeMarked(round.answers[rest[0]])) round[other] = rest[0];
+}
+
+export function canBeMarked(answer) {
+  return answer.state === "done" && answer.text.trim() !== "";
+}
+
+export function conversationAfter(round, place) {
+  return [...round.messages, { role: "assistant", content: round.answers[place].text }];
+}
+
+export function markedPairs(rounds) {
+  return rounds.filter(
+    ({ answers, better, worse }) =>
+      better !== null && worse !== null && answers[better].text !== answers[worse].text,
+  );
+}
+
+// Rounds with a mark that give no pair: the other mark is missing, or both texts are equal.
+export function unpaired(rounds) {
+  const pairs = new Set(markedPairs(rounds));
+  return rounds.filter((round) => (round.better ?? round.worse) !== null && !pairs.has(round));
+}
+
+// A row of the preferences table, with its columns (fusion.records.PREFERENCES). Where the two
+// answers have different sources, `source` names both, the chosen one first.
+export function preferenceRow(round, dataset, domain) {
+  const chosen = round.answers[round.better];
+  const rejected = round.answers[round.worse];
+  const rewards = [chosen.reward ?? null, rejected.reward ?? null];
+  return {
+    prompt_id: promptId(round.messages),
+    dataset,
+    domain,
+    source: [...new Set([chosen.model, rejected.model])].join(" > "),
+    prompt: round.messages,
+    chosen: [{ role: "assistant", content: chosen.text }],
+    rejected: [{ role: "assistant", content: rejected.text }],
+    chosen_reward: rewards[0],
+    rejected_reward: rewards[1],
+    margin: rewards.includes(null) ? null : rewards[0] - rewards[1],
+  };
+}
+
+export function jsonLines(rows) {
+  return rows.map((row) => `${JSON.stringify(row)}\n`).join("");
+}
+
+function randomId() {
+  return Array.from(crypto.getRandomValues(new Uint32Array(2)), (n) => n.toString(36)).join("");
+}
