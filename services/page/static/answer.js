@@ -54,7 +54,8 @@ export class AnswerCard {
     this.state.textContent = isCut ? "cut off at its limit" : (STATES[answer.state] ?? "");
     const shown = visible(answer.text);
     if (this.text.data !== shown) this.text.data = shown;
-    this.error.textContent = visible(answer.error ?? "");
+    const isUnjudged = answer.state === "done" && answer.reason && !answer.verdict;
+    this.error.textContent = visible(answer.error ?? (isUnjudged ? answer.reason : ""));
     this.body.classList.toggle("empty", answer.state === "done" && answer.text.trim() === "");
     this.facts.replaceChildren(...factsOf(answer, this.isBest()));
     this.refreshButtons();

@@ -33,20 +33,20 @@ async function connect() {
     $("run").textContent = endpoint.run;
     document.title = `${endpoint.run} \u00b7 Crucible`;
     $("change-key").hidden = !endpoint.keys;
-    if (endpoint.keys && !key.get()) askForKey();
     composer.offer(endpoint);
   } catch (error) {
-    if (error.status === 401) askForKey(error);
-    $("change-key").hidden = error.status !== 401;
-    showTrouble(error.message);
+    if (error.status === 401) {
+      askForKey(error);
+      showTrouble("This endpoint asks for a key.", "Enter a key", () => askForKey());
+    } else showTrouble(error.message, "Try again", connect);
   }
   ask.show();
 }
 
-function showTrouble(message) {
-  const retry = el("button", { type: "button", click: connect }, "Try again");
+function showTrouble(message, label, mend) {
+  const button = el("button", { type: "button", click: mend }, label);
   $("sources").removeAttribute("aria-busy");
-  $("sources").replaceChildren(el("p", { class: "error" }, message), retry);
+  $("sources").replaceChildren(el("p", { class: "error" }, message), button);
 }
 
 function askForKey(error) {

@@ -110,8 +110,11 @@ export function preferenceRow(round, dataset, domain) {
   };
 }
 
+// The separators of lines that JSON leaves as they are would end a line for some readers.
 export function jsonLines(rows) {
-  return rows.map((row) => `${JSON.stringify(row)}\n`).join("");
+  const escaped = (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`;
+  const line = (row) => JSON.stringify(row).replace(/[\u0085\u2028\u2029]/g, escaped);
+  return rows.map((row) => `${line(row)}\n`).join("");
 }
 
 function randomId() {

@@ -94,7 +94,7 @@ class Endpoint:
         self.app.middleware("http")(self._check_key)
 
     async def _check_key(self, request: Request, call_next):
-        needs_key = self.keys and request.url.path in ("/v1/fanout", "/v1/preferences")
+        needs_key = self.keys and request.url.path.startswith("/v1/")
         given = request.headers.get("authorization", "").removeprefix("Bearer ")
         if needs_key and given not in self.keys:
             return _error(401, "This key is not known here; ask for one.")
