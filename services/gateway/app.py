@@ -17,6 +17,7 @@ from services.gateway.desk import Desk
 from services.gateway.guard import Guard
 from services.gateway.refusals import RefusedError
 from services.gateway.sources import Sources
+from services.page import pairs, routes
 
 SENTENCES = {
     "There was an error parsing the body": "The body is not JSON, or nested too deeply.",
@@ -44,8 +45,9 @@ def build_app(run: Run, sources: Sources) -> FastAPI:
     app.state.desk = desk
     app.state.run = run
     app.include_router(about.health)
+    app.include_router(routes.router)
     needed = [Depends(bearer)] if desk.doorkeeper.needs_key else []
-    for part in (about.router, completions.router, fanout.router):
+    for part in (about.router, completions.router, fanout.router, pairs.router):
         app.include_router(part, dependencies=needed)
     app.add_exception_handler(RefusedError, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)

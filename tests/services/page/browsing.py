@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -32,13 +33,19 @@ class Watched:
         self.page.set_default_timeout(10_000)
         self.complaints: list[str] = []
         self.requests: list[str] = []
+        self.asked: list[dict[str, Any]] = []
         self.page.on("console", self._note)
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.context.on("request", lambda request: self.requests.append(request.url))
+        self.context.on("request", self._note_request)
 
     def _note(self, message) -> None:
         if message.type in ("error", "warning"):
             self.complaints.append(message.text)
+
+    def _note_request(self, request) -> None:
+        self.requests.append(request.url)
+        if request.url.endswith("/v1/fanout"):
+            self.asked.append(request.post_data_json)
 
     def hosts(self) -> set[str]:
         """The hosts that were asked for anything; a download's blob is of none."""

@@ -1,7 +1,7 @@
 import pytest
 
 from tests.services.page.browsing import chromium, watched
-from tests.services.page.canned import Endpoint, Serving, pair_row, recipe_run, write_pairs
+from tests.services.page.canned import Serving, pair_row, recipe_run, write_pairs
 
 
 @pytest.fixture(scope="package")
@@ -15,17 +15,19 @@ def endpoint(tmp_path_factory):
     """An endpoint without keys, over a run with 130 pairs."""
     run = recipe_run(tmp_path_factory.mktemp("runs"))
     write_pairs(run, [pair_row(number) for number in range(130)])
-    endpoint = Endpoint(run)
-    with Serving(endpoint) as endpoint.base:
-        yield endpoint
+    with Serving(run) as serving:
+        yield serving
 
 
 @pytest.fixture
-def page(browser, endpoint):
+def shown(browser, endpoint):
     """The page in a fresh browser; at its end nothing complained and no other host was asked."""
-    endpoint.asked.clear()
-    endpoint.left.clear()
-    with watched(browser, endpoint.base) as shown:
-        shown.page.goto(endpoint.base)
-        shown.page.get_by_label("llama").wait_for(state="attached")
-        yield shown.page
+    with watched(browser, endpoint.base) as watching:
+        watching.page.goto(endpoint.base)
+        watching.page.get_by_label("llama", exact=True).wait_for(state="attached")
+        yield watching
+
+
+@pytest.fixture
+def page(shown):
+    return shown.page

@@ -4,12 +4,21 @@ import hashlib
 import json
 import socket
 
+import httpx
 import pytest
 from playwright.sync_api import expect
 
 from fusion.identity import prompt_id
 from tests.services.page.browsing import watched
-from tests.services.page.canned import ANSWERS, Endpoint, Serving, recipe_run
+from tests.services.page.canned import (
+    ANSWERS,
+    CannedSources,
+    Keys,
+    Serving,
+    pair_row,
+    recipe_run,
+    write_pairs,
+)
 from tests.services.page.test_ask import ask, card
 
 
@@ -31,50 +40,76 @@ def test_identities_are_those_of_the_tables(page):
         assert identity == prompt_id(turns)
 
 
-def test_a_key_is_asked_for_and_kept_for_the_tab_alone(browser, tmp_path):
-    endpoint = Endpoint(recipe_run(tmp_path), keys=["right-key"])
-    with Serving(endpoint) as base, watched(browser, base, refusals=2) as shown:
+@pytest.fixture
+def keyed(tmp_path):
+    """An endpoint that wants a key."""
+    keys = Keys(tmp_path)
+    with Serving(recipe_run(tmp_path, keys=str(keys.place))) as serving:
+        serving.keys = keys
+        yield serving
+
+
+def give_key(serving):
+    token = serving.keys.make()
+    serving.app.state.desk.doorkeeper.read()
+    return token
+
+
+def test_a_key_is_asked_for_and_kept_for_the_tab_alone(browser, keyed):
+    token = give_key(keyed)
+    with watched(browser, keyed.base, refusals=2) as shown:
         page = shown.page
-        page.goto(base)
+        page.goto(keyed.base)
         dialog = page.get_by_role("dialog", name="This endpoint asks for a key")
         dialog.get_by_label("Key").fill("wrong-key")
         dialog.get_by_role("button", name="Use key").click()
-        expect(dialog).to_contain_text("This key is not known here")
-        dialog.get_by_label("Key").fill("right-key")
+        expect(dialog).to_contain_text("This key is not known")
+        dialog.get_by_label("Key").fill(token)
         page.keyboard.press("Enter")
         expect(page.get_by_label("llama", exact=True)).to_be_visible()
         ask(page, "With a key")
-        assert len(endpoint.asked) == 1
-        assert "right-key" not in page.evaluate("JSON.stringify(localStorage) + location.href")
+        assert token not in page.evaluate("JSON.stringify(localStorage) + location.href")
         page.reload()
         expect(page.get_by_label("llama", exact=True)).to_be_visible()
         expect(dialog).to_be_hidden()
 
 
-def test_a_key_that_dies_is_asked_for_again_and_the_prompt_is_kept(browser, tmp_path):
-    endpoint = Endpoint(recipe_run(tmp_path), keys=["first"])
-    with Serving(endpoint) as base, watched(browser, base, refusals=2) as shown:
+def test_a_key_that_dies_is_asked_for_again_and_the_prompt_is_kept(browser, keyed):
+    token = give_key(keyed)
+    with watched(browser, keyed.base, refusals=2) as shown:
         page = shown.page
-        page.goto(base)
-        page.get_by_label("Key", exact=True).fill("first")
+        page.goto(keyed.base)
+        page.get_by_label("Key", exact=True).fill(token)
         page.keyboard.press("Enter")
         expect(page.get_by_label("llama", exact=True)).to_be_visible()
-        endpoint.keys = ["second"]
+        token = give_key(keyed)
         ask(page, "My long prompt", until=0)
-        expect(page.get_by_role("dialog")).to_contain_text("This key is not known here")
+        expect(page.get_by_role("dialog")).to_contain_text("This key is not known")
         page.get_by_role("button", name="Not now").click()
         assert page.locator("#prompt").input_value() == "My long prompt"
         expect(page.locator(".round")).to_have_count(0)
         page.get_by_role("button", name="Key", exact=True).click()
-        page.get_by_label("Key", exact=True).fill("second")
+        page.get_by_label("Key", exact=True).fill(token)
         page.keyboard.press("Enter")
         expect(page.get_by_role("dialog")).to_be_hidden()
         ask(page, "My long prompt")
 
 
+def test_the_page_itself_needs_no_key_but_the_pairs_do(keyed):
+    write_pairs(keyed.app.state.run, [pair_row(1)])
+    headers = {"Authorization": f"Bearer {give_key(keyed)}"}
+    assert httpx.get(f"{keyed.base}/").status_code == 200
+    assert httpx.get(f"{keyed.base}/page/main.js").status_code == 200
+    assert httpx.get(f"{keyed.base}/v1/preferences").status_code == 401
+    assert httpx.get(f"{keyed.base}/v1/preferences", headers=headers).json()["total"] == 1
+
+
 def test_a_full_endpoint_gives_the_prompt_back(browser, endpoint):
+    error = {"message": "All places are taken.", "type": "rate_limit_error"}
+    full = {"status": 429, "headers": {"Retry-After": "3"}, "json": {"error": error}}
     with watched(browser, endpoint.base, refusals=1) as shown:
         shown.page.goto(endpoint.base)
+        shown.page.route("**/v1/fanout", lambda route: route.fulfill(**full))
         ask(shown.page, "That is too much", until=0)
         told = "All places are taken. Try again in 3 s."
         expect(shown.page.get_by_role("alert")).to_have_text(told)
@@ -82,19 +117,19 @@ def test_a_full_endpoint_gives_the_prompt_back(browser, endpoint):
 
 
 def test_an_endpoint_without_sources_says_so(browser, tmp_path):
-    endpoint = Endpoint(recipe_run(tmp_path), sources=[], reward=False)
-    with Serving(endpoint) as base, watched(browser, base) as shown:
-        shown.page.goto(base)
+    run = recipe_run(tmp_path, reward=False)
+    sources = CannedSources((), has_reward=False)
+    with Serving(run, sources) as serving, watched(browser, serving.base) as shown:
+        shown.page.goto(serving.base)
         expect(shown.page.locator("#sources")).to_contain_text("No source is up")
         expect(shown.page.get_by_label("Score with the reward model")).to_be_hidden()
         expect(shown.page.get_by_role("button", name="Ask", exact=True)).to_be_disabled()
 
 
-def test_an_endpoint_that_went_away_is_told_and_tried_again(browser, tmp_path):
-    endpoint = Endpoint(recipe_run(tmp_path))
-    with Serving(endpoint) as base, watched(browser, base, refusals=1) as shown:
+def test_an_endpoint_that_went_away_is_told_and_tried_again(browser, endpoint):
+    with watched(browser, endpoint.base, refusals=1) as shown:
         shown.page.route("**/v1/endpoint", lambda route: route.abort())
-        shown.page.goto(base)
+        shown.page.goto(endpoint.base)
         expect(shown.page.locator("#sources")).to_contain_text("does not answer")
         shown.page.unroute("**/v1/endpoint")
         shown.page.get_by_role("button", name="Try again").click()

@@ -6,7 +6,6 @@ from playwright.sync_api import expect
 from tests.services.page.browsing import watched
 from tests.services.page.canned import (
     HOSTILE,
-    Endpoint,
     Serving,
     pair_row,
     recipe_run,
@@ -74,7 +73,7 @@ def test_pages_and_pairs_are_turned(pairs):
     assert shown_prompt(pairs) == "How much is 99 + 99?"
 
 
-def test_a_link_opens_the_same_pair(pairs, endpoint):
+def test_a_link_opens_the_same_pair(pairs):
     pairs.locator("#domain").select_option("instruction")
     expect(pairs.locator("#count")).to_have_text("1\u201350 of 65 pairs")
     pairs.locator("#next-page").click()
@@ -132,10 +131,10 @@ def test_texts_too_long_to_compare_are_shown_as_they_are(page):
 
 def test_a_run_without_pairs_says_what_makes_them(browser, tmp_path):
     with (
-        Serving(Endpoint(recipe_run(tmp_path))) as base,
-        watched(browser, base, refusals=1) as shown,
+        Serving(recipe_run(tmp_path)) as serving,
+        watched(browser, serving.base, refusals=1) as shown,
     ):
-        shown.page.goto(f"{base}/#pairs")
+        shown.page.goto(f"{serving.base}/#pairs")
         expect(shown.page.get_by_role("heading", name="No pairs yet")).to_be_visible()
         expect(shown.page.locator("#pair")).to_contain_text("stage select")
 
@@ -153,8 +152,8 @@ def test_script_in_a_pair_is_text_and_a_pair_may_lack_rewards(browser, tmp_path)
     texts = {"source": "<i>s</i>", "domain": "<i>d</i>", "dataset": "'\"><i>"}
     row = pair_row(1, prompt=prompt, chosen=reply, rejected=reply, **nothing, **texts)
     write_pairs(run, [row])
-    with Serving(Endpoint(run)) as base, watched(browser, base) as shown:
-        shown.page.goto(f"{base}/#pairs")
+    with Serving(run) as serving, watched(browser, serving.base) as shown:
+        shown.page.goto(f"{serving.base}/#pairs")
         expect(shown.page.locator("#count")).to_have_text("1\u20131 of 1 pair")
         expected = HOSTILE.replace("\u202e", "\ufffd")
         for place in (".chosen .text", ".rejected .text", "#list .snippet", ".turn >> nth=3"):

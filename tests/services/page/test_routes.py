@@ -4,8 +4,9 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
+from services.gateway.app import build_app
 from services.page.files import page_files
-from tests.services.page.canned import Endpoint, pair_row, recipe_run, write_pairs
+from tests.services.page.canned import CannedSources, pair_row, recipe_run, write_pairs
 
 
 @pytest.fixture
@@ -15,7 +16,7 @@ def run(tmp_path):
 
 @pytest.fixture
 def client(run):
-    return TestClient(Endpoint(run).app)
+    return TestClient(build_app(run, CannedSources()))
 
 
 def test_the_page_loads_nothing_but_files_of_its_own():
@@ -78,7 +79,7 @@ def test_no_other_file_can_be_had(client, name):
 def test_a_run_without_pairs_says_so(client):
     reply = client.get("/v1/preferences")
     assert reply.status_code == 404
-    assert "'garden' has no preference pairs yet" in reply.json()["error"]["message"]
+    assert "garden has no preference pairs yet" in reply.json()["error"]["message"]
 
 
 def test_pairs_are_filtered_and_counted(client, run):
