@@ -1,6 +1,7 @@
 """`crucible serve` and `crucible ask`: two sources and the reward model behind the endpoint."""
 
 import json
+import re
 import socket
 import threading
 import time
@@ -9,8 +10,14 @@ import httpx
 import openai
 import psutil
 import pytest
+from playwright.sync_api import expect
 
+from fusion.identity import prompt_id
+from fusion.recipe_file import load_recipe
+from fusion.run import Run
 from tests.integration.serving import ROOT, crucible, served
+from tests.services.page.browsing import chromium, watched
+from tests.services.page.canned import pair_row, write_pairs
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
@@ -191,6 +198,47 @@ def test_fan_out_is_rated_and_verified(endpoint, token):
         ]
         assert "".join(deltas) == answer["text"]
     assert events[-1] == ("done", {})
+
+
+def test_the_page_asks_compares_exports_and_shows_pairs(endpoint, token):
+    write_pairs(Run(load_recipe(endpoint.recipe)), [pair_row(number) for number in range(3)])
+    with (
+        chromium() as browser,
+        watched(browser, endpoint.base, refusals=1, ignore_https_errors=True) as shown,
+    ):
+        page = shown.page
+        page.goto(endpoint.base)
+        page.get_by_label("Key", exact=True).fill(token)
+        page.keyboard.press("Enter")
+        expect(page.get_by_label("gemma", exact=True)).to_be_checked()
+        page.get_by_label("Check as").select_option("math")
+        page.get_by_label("Right answer").fill("5")
+        page.get_by_label("Seed").fill("7")
+        page.locator("#prompt").fill("What is 2 + 3?")
+        page.keyboard.press("Control+Enter")
+        done = page.locator(".answer[data-state=done]")
+        expect(done).to_have_count(2, timeout=60_000)
+        facts = [fact.text_content() for fact in done.nth(0).locator(".facts > div").all()]
+        assert [re.sub(r"[^a-z ].*", "", fact) for fact in facts[2:]] == [
+            "tokens",
+            "first",
+            "in all",
+        ]
+        assert facts[0].startswith("reward") and facts[1] in ("verdictcorrect", "verdictwrong")
+        text = done.nth(0).locator(".text").text_content()
+        done.nth(0).get_by_role("button", name="Better").click()
+        page.keyboard.press("e")
+        with page.expect_download() as download:
+            page.keyboard.press("Enter")
+        row = json.loads(download.value.path().read_text())
+        assert row["chosen"] == [{"role": "assistant", "content": text}]
+        assert row["prompt_id"] == prompt_id(row["prompt"]) and row["source"] == "llama > gemma"
+        page.locator("#prompt").fill(PROMPT)
+        page.keyboard.press("Control+Enter")
+        expect(done).to_have_count(4, timeout=60_000)
+        page.get_by_role("link", name="Pairs").click()
+        page.get_by_label("Search").fill("sum is 4.")
+        expect(page.locator("#count")).to_have_text("1\u20131 of 1 pair")
 
 
 def test_ask_prints_the_answers_in_columns_or_as_json(endpoint, token):

@@ -51,7 +51,7 @@ function showTrouble(message, label, mend) {
 
 function askForKey(error) {
   $("key-problem").textContent = error && key.get() ? error.message : "";
-  $("key").value = "";
+  $("key-form").reset();
   if (!$("key-dialog").open) $("key-dialog").showModal();
 }
 

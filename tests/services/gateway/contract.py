@@ -8,7 +8,10 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from tests.services.gateway.asking import NAMES
 
-READS = ["GET /healthz", "GET /readyz", "GET /metrics", "GET /v1/models", "GET /v1/endpoint"]
+READS = [
+    *("GET /healthz", "GET /readyz", "GET /metrics"),
+    *("GET /v1/models", "GET /v1/endpoint", "GET /v1/preferences"),
+]
 ASKS = ["POST /v1/chat/completions", "POST /v1/completions", "POST /v1/fanout"]
 GOOD, BAD = GenerationMode.POSITIVE, GenerationMode.NEGATIVE
 CASES = [*((read, GOOD) for read in READS), *((ask, mode) for ask in ASKS for mode in (GOOD, BAD))]

@@ -8,6 +8,7 @@ from fusion.store import Location
 from services.gateway.app import build_app
 from tests.services.gateway.asking import EchoSources, bearer, run_of
 from tests.services.gateway.contract import ASKS, CASES, READS, check_operation, operations_of
+from tests.services.page.canned import pair_row, write_pairs
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +17,9 @@ def keyed(tmp_path_factory):
     place = tmp_path_factory.mktemp("keys") / "keys.json"
     made = make_key("ann")
     write_keyring(Location.of(place), Keyring(keys=(made.key,)))
-    app = build_app(run_of(place.parent, keys=str(place)), EchoSources())
+    run = run_of(place.parent, keys=str(place))
+    write_pairs(run, [pair_row(number) for number in range(4)])
+    app = build_app(run, EchoSources())
     document = schemathesis.openapi.from_asgi("/openapi.json", app)
     return operations_of(document), bearer(made.token)
 
