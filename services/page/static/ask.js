@@ -3,7 +3,7 @@
 import { EndpointError, fanOut } from "./api.js";
 import { $, announce, el, plural } from "./dom.js";
 import { RoundView } from "./round.js";
-import { SESSION_KEY, Session, conversationAfter, mark, markedPairs } from "./session.js";
+import { SESSION_KEY, Session, mark, markedPairs } from "./session.js";
 
 export class AskView {
   // `refused(error)` is called when the endpoint wants another key.
@@ -12,7 +12,7 @@ export class AskView {
     this.refused = refused;
     this.session = new Session();
     this.views = new Map();
-    this.context = null;
+    this.context = null; // The conversation that the next prompt goes on with: { messages, after }.
     this.stopper = null;
     $("composer").addEventListener("submit", (event) => {
       event.preventDefault();
@@ -52,20 +52,17 @@ export class AskView {
     if (!context) return;
     const drop = () => this.goOn(null);
     $("context").replaceChildren(
-      `Continues after ${nameOf(context)} `,
+      `Continues after ${context.after} `,
       el("button", { type: "button", class: "quiet", click: drop }, "Start anew"),
     );
   }
 
   viewOf(round) {
-    const parent = round.parent && this.session.find(round.parent.round);
-    const parentName = parent ? nameOf({ round: parent, place: round.parent.answer }) : "";
-    const act = (name, place) => this.act(round, name, place);
-    return new RoundView(round, parentName, this.composer.sources, act);
+    return new RoundView(round, this.composer.sources, (name, place) => this.act(round, name, place));
   }
 
   act(round, name, place) {
-    if (name === "continue") this.goOn({ round, place });
+    if (name === "continue") this.goOn(contextAfter(round, place));
     else if (name === "again") this.edit(round);
     else if (name === "remove") this.remove(round);
     else {
@@ -80,10 +77,9 @@ export class AskView {
     $("problem").textContent = problem;
     if (this.isAsking || problem || !$("prompt").value.trim()) return;
     const { context, composer } = this;
-    const conversation = context && conversationAfter(context.round, context.place);
-    const request = composer.request(composer.messages(conversation));
-    const parent = context && { round: context.round.id, answer: context.place };
-    const round = this.session.begin(request.messages, request.models, request.n, parent);
+    const request = composer.request(composer.messages(context?.messages));
+    const after = context?.after ?? "";
+    const round = this.session.begin(request.messages, request.models, request.n, after);
     const view = this.viewOf(round);
     if (this.views.size === 0) $("rounds").replaceChildren();
     this.views.set(round.id, view);
@@ -157,14 +153,13 @@ export class AskView {
   }
 
   edit(round) {
-    const parent = round.parent && this.session.find(round.parent.round);
     $("prompt").value = round.messages.at(-1).content;
-    this.goOn(parent ? { round: parent, place: round.parent.answer } : null);
+    const { after } = round;
+    this.goOn(after ? { messages: round.messages.slice(0, -1), after } : null);
   }
 
   remove(round) {
     this.stop();
-    if (this.context?.round === round) this.context = null;
     this.session.remove(round);
     this.keep();
     this.show();
@@ -201,9 +196,12 @@ export class AskView {
   }
 }
 
-function nameOf({ round, place }) {
+function contextAfter(round, place) {
+  const { model, text } = round.answers[place];
   const prompt = round.messages.at(-1).content;
-  return `${round.answers[place].model} on \u201c${prompt.length > 40 ? `${prompt.slice(0, 40)}\u2026` : prompt}\u201d`;
+  const begin = prompt.length > 40 ? `${prompt.slice(0, 40)}\u2026` : prompt;
+  const messages = [...round.messages, { role: "assistant", content: text }];
+  return { messages, after: `${model} on \u201c${begin}\u201d` };
 }
 
 function fail(card, message) {

@@ -5,7 +5,7 @@ import { el, visible } from "./dom.js";
 
 export class RoundView {
   // `act(name, place)` is called with "better", "worse", "continue", "again" or "remove".
-  constructor(round, parentName, sources, act) {
+  constructor(round, sources, act) {
     this.round = round;
     this.cards = round.answers.map(
       (_, place) => new AnswerCard(round, place, sources, (name) => act(name, place)),
@@ -13,7 +13,7 @@ export class RoundView {
     const prompt = round.messages.at(-1).content;
     const system = round.messages.find((message) => message.role === "system");
     const notes = [];
-    if (parentName) notes.push(`after ${parentName}`);
+    if (round.after) notes.push(`after ${round.after}`);
     if (system) notes.push(`system: ${system.content}`);
     this.element = el(
       "section",

@@ -32,12 +32,12 @@ export class Session {
     }
   }
 
-  // `parent` is the place of the answer that the messages go on from: { round, answer } or null.
-  begin(messages, models, samples, parent) {
+  // `after` names the answer that the prompt comes after, "" where it starts a conversation.
+  begin(messages, models, samples, after) {
     const answers = models.flatMap((model) =>
       Array.from({ length: samples }, (_, index) => ({ model, index, text: "", state: "waiting" })),
     );
-    const round = { id: randomId(), messages, parent, answers, better: null, worse: null };
+    const round = { id: randomId(), messages, after, answers, better: null, worse: null };
     this.rounds.push(round);
     return round;
   }
@@ -48,10 +48,6 @@ export class Session {
 
   clear() {
     this.rounds = [];
-  }
-
-  find(id) {
-    return this.rounds.find((round) => round.id === id);
   }
 }
 
@@ -71,10 +67,6 @@ export function mark(round, place, side) {
 
 export function canBeMarked(answer) {
   return answer.state === "done" && answer.text.trim() !== "";
-}
-
-export function conversationAfter(round, place) {
-  return [...round.messages, { role: "assistant", content: round.answers[place].text }];
 }
 
 export function markedPairs(rounds) {

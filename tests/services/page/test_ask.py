@@ -250,6 +250,22 @@ def test_a_question_is_edited_or_removed(page):
     expect(page.locator(".round")).to_have_count(0)
 
 
+def test_a_question_that_is_edited_keeps_its_conversation(page, shown):
+    first = ask(page, "First")
+    press(first, "gemma", "Continue")
+    ask(page, "Secnod")
+    page.locator(".round").first.get_by_role("button", name="Remove").click()
+    page.reload()
+    page.get_by_role("button", name="Edit").click()
+    ask(page, "Second")
+    turns = [turn["content"] for turn in shown.asked[-1]["messages"]]
+    assert turns == ["First", ANSWERS["gemma"], "Second"]
+    page.get_by_role("button", name="Edit").first.click()
+    page.get_by_role("button", name="Start anew").click()
+    ask(page, "Third")
+    assert [turn["content"] for turn in shown.asked[-1]["messages"]] == ["Third"]
+
+
 def test_script_in_an_answer_is_text(page):
     answers = ask(page, "Something hostile")
     for name in ANSWERS:
