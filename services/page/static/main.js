@@ -24,7 +24,10 @@ async function route() {
     else $(`to-${name}`).removeAttribute("aria-current");
   }
   $("skip").href = view === "pairs" ? "#search" : "#prompt";
-  if (view === "pairs") await pairs.open(new URLSearchParams(location.hash.split("?")[1] ?? ""));
+  if (view === "pairs") {
+    $("to-pairs").href = location.hash;
+    await pairs.open(new URLSearchParams(location.hash.split("?")[1] ?? ""));
+  }
 }
 
 async function connect() {

@@ -4,13 +4,13 @@ from tests.services.page.browsing import chromium, watched
 from tests.services.page.canned import Serving, pair_row, recipe_run, write_pairs
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def browser():
     with chromium() as opened:
         yield opened
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def endpoint(tmp_path_factory):
     """An endpoint without keys, over a run with 130 pairs."""
     run = recipe_run(tmp_path_factory.mktemp("runs"))

@@ -87,8 +87,10 @@ def test_a_link_opens_the_same_pair(pairs):
     assert shown_prompt(pairs) == prompt
     assert pairs.locator("#domain").input_value() == "instruction"
     pairs.get_by_role("link", name="Ask").click()
-    pairs.get_by_role("link", name="Pairs").click()
-    expect(pairs.locator("#pair .turns")).to_have_text(prompt)
+    with pairs.expect_response("**/v1/preferences?*"):
+        pairs.get_by_role("link", name="Pairs").click()
+    expect(pairs.locator("#browser")).not_to_have_attribute("aria-busy", "true")
+    assert shown_prompt(pairs) == prompt
 
 
 def test_the_words_that_differ_are_marked(pairs):

@@ -16,7 +16,7 @@ def run(tmp_path):
 
 @pytest.fixture
 def client(run):
-    return TestClient(build_app(run, CannedSources()))
+    return TestClient(build_app(run, CannedSources()), base_url="http://127.0.0.1")
 
 
 def test_the_page_loads_nothing_but_files_of_its_own():
