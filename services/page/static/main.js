@@ -23,11 +23,15 @@ async function route() {
     if (name === view) $(`to-${name}`).setAttribute("aria-current", "page");
     else $(`to-${name}`).removeAttribute("aria-current");
   }
-  $("skip").href = view === "pairs" ? "#search" : "#prompt";
+  $("skip").textContent = view === "pairs" ? "Skip to the search" : "Skip to the prompt";
   if (view === "pairs") {
     $("to-pairs").href = location.hash;
     await pairs.open(new URLSearchParams(location.hash.split("?")[1] ?? ""));
   }
+}
+
+function focusField() {
+  $(currentView() === "ask" ? "prompt" : "search").focus();
 }
 
 async function connect() {
@@ -120,7 +124,7 @@ const onCard = (name) => () => {
 const digits = ["1", "2", "3", "4", "5", "6", "7", "8", "9"];
 
 listen([
-  { shown: "/", key: "/", text: "Write a prompt, or search the pairs", act: () => $(currentView() === "ask" ? "prompt" : "search").focus() },
+  { shown: "/", key: "/", text: "Write a prompt, or search the pairs", act: focusField },
   { shown: "Ctrl Enter", key: "Enter", withControl: true, text: "Ask", view: "ask", act: () => ask.ask() },
   { shown: "Esc", key: "Escape", text: "Stop the answers", view: "ask", act: () => ask.isAsking && ask.stop() },
   { shown: "1 \u2026 9", key: digits, text: "Go to an answer to the last question", view: "ask", act: (event) => newest()?.focus(Number(event.key) - 1) },
@@ -143,6 +147,7 @@ isNarrow.addEventListener("change", foldSettings);
 foldSettings();
 
 addEventListener("hashchange", route);
+$("skip").addEventListener("click", focusField);
 $("theme").addEventListener("click", nextTheme);
 $("change-key").addEventListener("click", () => askForKey());
 $("key-form").addEventListener("submit", useKey);

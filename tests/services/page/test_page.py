@@ -141,7 +141,6 @@ def test_the_keyboard_alone_asks_compares_and_exports(page):
     page.keyboard.type("Typed / asked? b")
     page.keyboard.press("Control+Enter")
     expect(page.locator(".answer[data-state=done]")).to_have_count(3)
-    page.keyboard.press("Tab")
     page.locator("#send").focus()
     page.keyboard.press("2")
     page.keyboard.press("b")
@@ -177,6 +176,15 @@ def test_the_keyboard_alone_asks_compares_and_exports(page):
     page.keyboard.press("/")
     page.keyboard.type("sum is 40")
     expect(page.locator("#count")).to_have_text("1\u20131 of 1 pair")
+
+
+def test_the_first_stop_of_the_keyboard_skips_to_the_field(page):
+    for view, field in (("Ask", "prompt"), ("Pairs", "search")):
+        page.get_by_role("link", name=view).click()
+        page.locator("#skip").focus()
+        page.keyboard.press("Enter")
+        expect(page.locator(f"#{field}")).to_be_focused()
+        expect(page.get_by_role("link", name=view)).to_have_attribute("aria-current", "page")
 
 
 def test_shortcuts_are_listed_and_can_be_switched_off(page):
