@@ -213,29 +213,32 @@ def test_the_page_asks_compares_exports_and_shows_pairs(endpoint, token):
         expect(page.get_by_label("gemma", exact=True)).to_be_checked()
         page.get_by_label("Check as").select_option("math")
         page.get_by_label("Right answer").fill("5")
-        page.get_by_label("Seed").fill("7")
+        page.get_by_label("Temperature").fill("1.5")
+        page.get_by_label("Answers each").fill("3")
         page.locator("#prompt").fill("What is 2 + 3?")
         page.keyboard.press("Control+Enter")
         done = page.locator(".answer[data-state=done]")
-        expect(done).to_have_count(2, timeout=60_000)
+        expect(done).to_have_count(6, timeout=60_000)
         facts = [fact.text_content() for fact in done.nth(0).locator(".facts > div").all()]
-        assert [re.sub(r"[^a-z ].*", "", fact) for fact in facts[2:]] == [
-            "tokens",
-            "first",
-            "in all",
-        ]
+        names = [re.match("[a-z ]+", fact).group() for fact in facts[2:]]
+        assert names == ["tokens", "first", "in all"]
         assert facts[0].startswith("reward") and facts[1] in ("verdictcorrect", "verdictwrong")
-        text = done.nth(0).locator(".text").text_content()
-        done.nth(0).get_by_role("button", name="Better").click()
+        texts = [answer.locator(".text").text_content() for answer in done.all()]
+        better, worse = [
+            place for place, text in enumerate(texts) if text.strip() and text not in texts[:place]
+        ][:2]
+        done.nth(better).get_by_role("button", name="Better").click()
+        done.nth(worse).get_by_role("button", name="Worse").click()
         page.keyboard.press("e")
         with page.expect_download() as download:
             page.keyboard.press("Enter")
         row = json.loads(download.value.path().read_text())
-        assert row["chosen"] == [{"role": "assistant", "content": text}]
-        assert row["prompt_id"] == prompt_id(row["prompt"]) and row["source"] == "llama > gemma"
+        assert row["chosen"] == [{"role": "assistant", "content": texts[better]}]
+        assert row["rejected"] == [{"role": "assistant", "content": texts[worse]}]
+        assert row["prompt_id"] == prompt_id(row["prompt"])
         page.locator("#prompt").fill(PROMPT)
         page.keyboard.press("Control+Enter")
-        expect(done).to_have_count(4, timeout=60_000)
+        expect(done).to_have_count(12, timeout=60_000)
         page.get_by_role("link", name="Pairs").click()
         page.get_by_label("Search").fill("sum is 4.")
         expect(page.locator("#count")).to_have_text("1\u20131 of 1 pair")
