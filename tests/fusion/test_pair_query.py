@@ -13,10 +13,12 @@ def reply(text):
 
 def pair(number, **changes):
     row = {
+        "pair_id": f"{number:04d}",
         "prompt_id": f"{number:04d}",
         "dataset": "sums",
         "domain": "math",
         "source": "llama",
+        "rejected_source": "llama",
         "prompt": [{"role": "user", "content": f"question {number}"}],
         "chosen": reply(f"right {number}"),
         "rejected": reply(f"wrong {number}"),

@@ -15,6 +15,11 @@ export function promptId(messages) {
   return sha256(JSON.stringify(canonical)).slice(0, ID_LENGTH);
 }
 
+// Which text is chosen over which; the page knows no ids of responses.
+export function pairId(prompt, chosen, rejected) {
+  return sha256(JSON.stringify([prompt, chosen, rejected])).slice(0, ID_LENGTH);
+}
+
 export function sha256(text) {
   const words = padded(new TextEncoder().encode(text));
   let state = START;

@@ -148,6 +148,7 @@ export class PairsView {
 
   pairHeader(row) {
     const margin = row.margin === null ? "no margin" : `margin ${signed(row.margin)}`;
+    const sources = [...new Set([row.source, row.rejected_source])].join(" over ");
     const difference = el(
       "button",
       { type: "button", "aria-pressed": this.showsDifferences, click: () => this.toggleDifferences() },
@@ -157,7 +158,7 @@ export class PairsView {
       "header",
       { class: "pair-header" },
       el("button", { type: "button", class: "back", click: () => this.backToList() }, "Back to the list"),
-      el("p", {}, [row.domain, row.dataset, row.source, margin].join(" \u00b7 ")),
+      el("p", {}, [row.domain, row.dataset, sources, margin].join(" \u00b7 ")),
       difference,
       el("button", { type: "button", "aria-label": "Previous pair", click: () => this.step(-1) }, "\u2190"),
       el("button", { type: "button", "aria-label": "Next pair", click: () => this.step(1) }, "\u2192"),

@@ -1,6 +1,6 @@
 // What was asked in this browser: rounds of one prompt and its answers, and which were marked.
 
-import { promptId } from "./identity.js";
+import { pairId, promptId } from "./identity.js";
 
 export const SESSION_KEY = "crucible.session";
 const UNFINISHED = ["waiting", "streaming"];
@@ -82,17 +82,19 @@ export function unpaired(rounds) {
   return rounds.filter((round) => (round.better ?? round.worse) !== null && !pairs.has(round));
 }
 
-// A row of the preferences table, with its columns (fusion.records.PREFERENCES). Where the two
-// answers have different sources, `source` names both, the chosen one first.
+// A row of the preferences table, with its columns (fusion.records.PREFERENCES).
 export function preferenceRow(round, dataset, domain) {
   const chosen = round.answers[round.better];
   const rejected = round.answers[round.worse];
   const rewards = [chosen.reward ?? null, rejected.reward ?? null];
+  const prompt = promptId(round.messages);
   return {
-    prompt_id: promptId(round.messages),
+    pair_id: pairId(prompt, chosen.text, rejected.text),
+    prompt_id: prompt,
     dataset,
     domain,
-    source: [...new Set([chosen.model, rejected.model])].join(" > "),
+    source: chosen.model,
+    rejected_source: rejected.model,
     prompt: round.messages,
     chosen: [{ role: "assistant", content: chosen.text }],
     rejected: [{ role: "assistant", content: rejected.text }],

@@ -52,10 +52,12 @@ def pair_row(number, **changes):
     chosen = f"{number} + {number} = {2 * number}. The sum is {2 * number}."
     rejected = f"{number} + {number} = {2 * number + 1}. The sum is {2 * number + 1}."
     row = {
+        "pair_id": f"{number:032d}",
         "prompt_id": f"{number:032d}",
         "dataset": ("sums", "chat")[number % 2],
         "domain": ("math", "instruction")[number % 2],
         "source": SOURCES[number % 3],
+        "rejected_source": SOURCES[number % 3],
         "prompt": prompt,
         "chosen": [{"role": "assistant", "content": chosen}],
         "rejected": [{"role": "assistant", "content": rejected}],

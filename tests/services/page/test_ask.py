@@ -195,7 +195,9 @@ def test_marked_pairs_are_exported_as_rows_of_the_preferences_table(page, tmp_pa
     assert rows[0]["prompt"][0]["content"] == 'First: "q"\n\u77f3\u5934 \u00e9\t\u2028\U0001f30a'
     assert rows[0]["chosen"] == [{"role": "assistant", "content": ANSWERS["gemma"]}]
     assert rows[0]["rejected"] == [{"role": "assistant", "content": ANSWERS["mistral"]}]
-    assert [row["source"] for row in rows] == ["gemma > mistral", "llama > gemma"]
+    sources = [(row["source"], row["rejected_source"]) for row in rows]
+    assert sources == [("gemma", "mistral"), ("llama", "gemma")]
+    assert len({row["pair_id"] for row in rows}) == 2
     assert [row["margin"] for row in rows] == [1.75, -0.5]
     table = pa.Table.from_pylist(rows, schema=PREFERENCES)
     assert table.to_pylist() == rows

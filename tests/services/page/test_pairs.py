@@ -151,7 +151,12 @@ def test_script_in_a_pair_is_text_and_a_pair_may_lack_rewards(browser, tmp_path)
         {"role": "assistant", "content": ""},
         {"role": "user", "content": HOSTILE},
     ]
-    texts = {"source": "<i>s</i>", "domain": "<i>d</i>", "dataset": "'\"><i>"}
+    texts = {
+        "source": "<i>s</i>",
+        "rejected_source": "<i>r</i>",
+        "domain": "<i>d</i>",
+        "dataset": "'\"><i>",
+    }
     row = pair_row(1, prompt=prompt, chosen=reply, rejected=reply, **nothing, **texts)
     write_pairs(run, [row])
     with Serving(run) as serving, watched(browser, serving.base) as shown:
