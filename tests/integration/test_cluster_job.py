@@ -20,11 +20,11 @@ STAGES = ("ingest", "sample", "score")
 
 
 def _write_inputs(folder: Path) -> Path:
-    """Questions, answers that were found elsewhere (one in twelve slow to compare), the recipe."""
+    """Questions, answers that were found elsewhere (one in 24 slow to compare), the recipe."""
     prompts, answers = [], []
     for i in range(ANSWERS):
         question = " ".join(textwrap.wrap(hashlib.sha256(str(i).encode()).hexdigest(), 8))
-        hard = i % 12 == 0
+        hard = i % 24 == 0
         gold = rf"\frac{{{i + 1}}}{{{i + 8}}}+\sqrt{{{i + 2}}}" if hard else str(i)
         prompts.append({"question": question, "gold": gold})
         answers.append({"question": question, "text": rf"It is \boxed{{{gold}}}."})
