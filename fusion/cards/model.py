@@ -127,7 +127,5 @@ def _training(recipe: Recipe, facts: ModelFacts) -> str:
     rows += [(name, *(getattr(section, name) for section in sections)) for name in _SETTINGS]
     if "dpo" in facts.rows:
         before_dpo = [""] * (len(sections) - 1)
-        rows += [
-            (name, *before_dpo, getattr(recipe.dpo, name)) for name in ("beta", "length_normalised")
-        ]
+        rows += [(name, *before_dpo, getattr(recipe.dpo, name)) for name in ("loss", "beta")]
     return table(("setting", *facts.rows), rows)
