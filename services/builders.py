@@ -66,8 +66,18 @@ def reward(arguments: Arguments) -> serve.Application:
 
 
 def gateway(arguments: Arguments) -> serve.Application:
-    """The application of the endpoint over the recipe's sources."""
-    return gateway_application(_load(arguments))
+    """The application of the endpoint over the recipe's sources.
+
+    Raises:
+        BadInputError: nobody would be asked for a key, and Serve listens to others here.
+    """
+    recipe = _load(arguments)
+    if recipe.endpoint.keys is None:
+        raise BadInputError(
+            f"{arguments.recipe} has no endpoint.keys, and on a cluster others reach the endpoint; "
+            "set it to a file made by crucible keys create."
+        )
+    return gateway_application(recipe)
 
 
 def _load(arguments: Arguments) -> Recipe:

@@ -1,5 +1,6 @@
 """The kind overlay's Serve config, deployed on a cluster of one node: the endpoint answers."""
 
+import json
 import socket
 import subprocess
 import sys
@@ -25,6 +26,7 @@ class Endpoint:
 
     cluster: Any
     address: str
+    key: str
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,11 @@ def endpoint(ray_cluster, tmp_path_factory) -> Endpoint:
     config["http_options"] = {"host": "127.0.0.1", "port": port}
     config["proxy_location"] = "HeadOnly"  # both nodes have this machine's ports
     recipe = recipe_file(overlay("kind"), folder)
-    recipe.write_text(recipe.read_text().replace("/storage/", f"{folder}/"))
+    text = recipe.read_text().replace("/storage/", f"{folder}/")
+    recipe.write_text(text.replace("/etc/crucible-keys/", f"{folder}/"))
+    made = [sys.executable, "-m", "jobs", "keys", "create", "tester", "--json"]
+    made += ["--keys", str(folder / "keys.json")]
+    key = json.loads(subprocess.run(made, cwd=ROOT, capture_output=True, check=True).stdout)["key"]
     for application in config["applications"]:
         application["args"]["recipe"] = str(recipe)
         application["runtime_env"] = {"env_vars": {"PYTHONPATH": str(ROOT)}}
@@ -48,7 +54,7 @@ def endpoint(ray_cluster, tmp_path_factory) -> Endpoint:
     command = [SERVE, "deploy", "--address", ray_cluster.address, str(file)]
     subprocess.run(command, env=ray_cluster.environment, check=True)
     _wait_until_running(ray_cluster)
-    return Endpoint(ray_cluster, f"http://127.0.0.1:{port}")
+    return Endpoint(ray_cluster, f"http://127.0.0.1:{port}", key)
 
 
 def _applications(cluster: Any) -> dict[str, Object]:
@@ -71,7 +77,8 @@ def _wait_until_running(cluster: Any) -> None:
 
 
 def test_gateway_lists_the_source_and_answers_from_it(endpoint):
-    with httpx.Client(base_url=endpoint.address, timeout=120) as client:
+    headers = {"Authorization": f"Bearer {endpoint.key}"}
+    with httpx.Client(base_url=endpoint.address, headers=headers, timeout=120) as client:
         assert client.get("/healthz").status_code == 200
         assert [model["id"] for model in client.get("/v1/models").json()["data"]] == ["llama"]
         body = {
@@ -82,6 +89,11 @@ def test_gateway_lists_the_source_and_answers_from_it(endpoint):
         reply = client.post("/v1/chat/completions", json=body)
         assert reply.status_code == 200, reply.text
         assert reply.json()["choices"][0]["message"]["content"]
+
+
+def test_without_a_key_nothing_is_answered(endpoint):
+    assert httpx.get(f"{endpoint.address}/v1/models").status_code == 401
+    assert httpx.get(f"{endpoint.address}/metrics").status_code == 401
 
 
 def test_only_the_gateway_has_a_route(endpoint):

@@ -60,7 +60,7 @@ def test_panels_do_not_lie_on_each_other_and_each_asks_something():
 
 def test_prometheus_scrapes_ports_that_ray_s_pods_have():
     objects = overlay("h100")
-    monitor = only(objects, "PodMonitor")["spec"]
+    monitor = only(objects, "PodMonitor", "crucible")["spec"]
     scraped = {endpoint["port"] for endpoint in monitor["podMetricsEndpoints"]}
     heads = set()
     for spec in cluster_specs(objects).values():
@@ -78,3 +78,12 @@ def test_the_dashboard_reaches_grafana_by_its_label():
     shipped = only(overlay("h100"), "ConfigMap", "crucible-dashboard")
     assert shipped["metadata"]["labels"]["grafana_dashboard"] == "1"
     assert json.loads(shipped["data"]["dashboard.json"]) == DASHBOARD
+
+
+def test_the_gateway_is_read_with_a_key_where_serve_listens():
+    objects = overlay("h100")
+    (read,) = only(objects, "PodMonitor", "crucible-endpoint")["spec"]["podMetricsEndpoints"]
+    assert read["authorization"]["credentials"] == {"name": "crucible-metrics-key", "key": "key"}
+    for group in cluster_specs(objects)["endpoint"]["workerGroupSpecs"]:
+        (container,) = group["template"]["spec"]["containers"]
+        assert read["port"] in {port["name"] for port in container["ports"]}

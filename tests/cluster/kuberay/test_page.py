@@ -25,9 +25,14 @@ BLOCKS = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", PA
 def _secrets() -> set[str]:
     """The secrets that the manifests refer to."""
     text = yaml.safe_dump([item for name in OVERLAYS for item in overlay(name)])
-    return set(re.findall(r"secretName: (\S+)", text)) | set(
-        re.findall(
-            r"(?:secretKeyRef|secretRef):\n(?:\s+(?:key|optional): .*\n)*\s+name: (\S+)", text
+    credentials = set(re.findall(r"credentials:\n\s+key: \S+\n\s+name: (\S+)", text))
+    return (
+        credentials
+        | set(re.findall(r"secretName: (\S+)", text))
+        | set(
+            re.findall(
+                r"(?:secretKeyRef|secretRef):\n(?:\s+(?:key|optional): .*\n)*\s+name: (\S+)", text
+            )
         )
     )
 

@@ -121,11 +121,15 @@ def test_a_recipe_without_a_reward_model_has_no_application_for_it(tmp_path, rew
         reward(Arguments(recipe=recipe))
 
 
+def test_a_gateway_that_asks_nobody_for_a_key_is_refused(tmp_path):
+    with pytest.raises(BadInputError, match="set it to a file made by crucible keys create"):
+        gateway(Arguments(recipe=_rehearsal(tmp_path)))
+
+
 def test_parameters_fill_the_recipe(tmp_path):
-    recipe = _rehearsal(tmp_path, name="${name}")
+    recipe = _rehearsal(tmp_path, name="${name}", endpoint={"keys": "keys.json"})
     built = gateway(Arguments(recipe=recipe, parameters={"name": "mine"}))
-    (run,) = built._bound_deployment.init_args
-    assert run.recipe.name == "mine"
+    assert built._bound_deployment.init_args[0].recipe.name == "mine"
 
 
 def test_builders_are_functions_of_one_typed_argument():
