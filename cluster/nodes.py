@@ -81,6 +81,10 @@ def described_nodes(spec: str) -> tuple[Node, ...]:
                 "as 2x8xH100-80GB, or NODESxCORESxCPU-MEMORY, parted by commas."
             )
         count, size, kind, stated = int(match[1]), int(match[2]), match[3], match[4]
+        if not stated and kind.upper() != "CPU" and kind not in gpu_kinds():
+            raise BadInputError(
+                f"The memory of a {kind} is not known; add it, as {count}x{size}x{kind}-80GB."
+            )
         memory_gb = float(stated) if stated else None
         first = len(nodes) + 1
         names = [f"node {number}" for number in range(first, first + count)]

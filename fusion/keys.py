@@ -87,7 +87,11 @@ def make_key(
     Raises:
         BadInputError: a name or limit that a key may not have.
     """
-    id_, secret, salt = secrets.token_hex(4), secrets.token_urlsafe(32), secrets.token_bytes(16)
+    id_, secret, salt = (
+        secrets.token_hex(4),
+        secrets.token_urlsafe(32),
+        secrets.token_bytes(SALT_BYTES),
+    )
     try:
         key = Key(
             name=name,

@@ -39,10 +39,10 @@ def dataset_files(folder: Location, card: str) -> dict[str, Content]:
 
 
 def model_files(checkpoint: Location, card: str) -> dict[str, Content]:
-    """The files that a checkpoint's model is loaded from; its own card counts before `card`."""
+    """The files that a checkpoint's model is loaded from, and its card."""
     names = [entry.name for entry in checkpoint.list() if not entry.is_folder]
     files: dict[str, Content] = {n: checkpoint / n for n in names if _belongs_to_model(n)}
-    return {**files, CARD: checkpoint / CARD if CARD in names else card.encode()}
+    return {**files, CARD: card.encode()}
 
 
 def mark(files: Mapping[str, Content], facts: Mapping[str, Any]) -> bytes:

@@ -1,4 +1,4 @@
-"""Where things lie: the shared store and one run's own folder (design: the data).
+"""Where things lie: the shared store and one run's own folder.
 
 storage/store/{prompts,responses,scores,reference}/KEY/part-*.parquet
 storage/NAME/{recipe.yaml,dataset/,evaluation/,quarantine/,checkpoints/,manifests/,logs/}

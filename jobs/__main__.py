@@ -204,6 +204,8 @@ def report(run: RunPath, set_: Parameters = None) -> None:
     from jobs.score import scorer_keys
 
     of = _run_of(run, set_)
+    if not of.manifest("ingest").exists():
+        raise BadInputError(f"Run {of.recipe.name} has not begun; start it with crucible run.")
     made = run_report(of, load_prompts(of), source_keys(of, "train"), scorer_keys(of.recipe))
     console.print(accuracy_summary(made))
     console.print(f"{made.page_file}", highlight=False)

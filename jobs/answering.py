@@ -125,7 +125,7 @@ class Answering:
             self._progress.say(f"{names} up after {clock.seconds:.0f} s")
             responses = self._run.shared("responses")
             tables = [responses.partition(asking.source_key) for asking in waiting]
-            wanted = sum(asking.wanted().height for asking in waiting)
+            wanted = sum(num_missing(self._run, asking) for asking in waiting)
             with self._progress.counting("answers", tables, wanted), measuring(self._run, waiting):
                 sample(self._run, waiting)
         for table in tables:

@@ -122,7 +122,10 @@ def revoke(name: Name, keys: KeysFile = None, as_json: AsJson = False) -> None:
 
 def _open(keys: str | None) -> KeysFileAt:
     place = Location.of(keys or config_folder() / "keys.json")
-    return KeysFileAt(place, read_keyring(place))
+    try:
+        return KeysFileAt(place, read_keyring(place))
+    except OSError as error:
+        raise BadInputError(f"The keys file {place} cannot be read: {error}.") from None
 
 
 def _shown(key: Key) -> dict[str, Any]:

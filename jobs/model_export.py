@@ -9,6 +9,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from fusion.cards import training_card
 from fusion.chat import load_tokenizer
 from fusion.checkpoints import (
     CHOICE_FILE,
@@ -20,7 +21,6 @@ from fusion.checkpoints import (
     step_note,
     upload,
 )
-from fusion.model_card import model_card
 from jobs.training_worker import WorkerConfig
 
 
@@ -38,7 +38,7 @@ def export_model(config: WorkerConfig, num_rows: int) -> None:
     load_tokenizer(local_copy(config.model), config.revision).save_pretrained(final)
     choice = {"chosen": candidates[chosen]["step"], "candidates": candidates}
     (final / CHOICE_FILE).write_text(json.dumps(choice, indent=2) + "\n")
-    card = model_card(
+    card = training_card(
         name=config.name,
         start=config.model,
         revision=config.revision,

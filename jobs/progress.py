@@ -48,25 +48,12 @@ class Progress:
 
     @contextmanager
     def counting(self, what: str, tables: Sequence[Table], wanted: int) -> Iterator[None]:
-        """Say every few seconds how many rows some tables hold of those wanted."""
-        done = threading.Event()
-        watcher = threading.Thread(
-            target=self._watch, args=(what, tables, wanted, done), daemon=True
-        )
-        watcher.start()
-        try:
+        """Say every few seconds how many rows came into some tables, of those wanted."""
+        before = sum(table.num_rows for table in tables)
+
+        def count() -> str:
+            return f"{sum(table.num_rows for table in tables) - before:,} of {wanted:,} {what}"
+
+        with self.repeating(count):
             yield
-        finally:
-            done.set()
-            watcher.join()
-        self._count(what, tables, wanted)
-
-    def _watch(
-        self, what: str, tables: Sequence[Table], wanted: int, done: threading.Event
-    ) -> None:
-        while not done.wait(self._every_s):
-            self._count(what, tables, wanted)
-
-    def _count(self, what: str, tables: Sequence[Table], wanted: int) -> None:
-        stored = sum(table.num_rows for table in tables)
-        self.say(f"{stored:,} of {wanted:,} {what}")
+        self.say(count())

@@ -7,8 +7,8 @@ from typing import Any, Literal
 from pydantic import TypeAdapter
 
 from fusion import __version__
-from fusion.cards import ModelFacts, dataset_card, model_card
-from fusion.checkpoints import is_complete
+from fusion.cards import ModelFacts, course, dataset_card, model_card
+from fusion.checkpoints import CHOICE_FILE, is_complete
 from fusion.errors import BadInputError
 from fusion.publication import Publication, dataset_files, model_files, write_folder
 from fusion.recipe_file import recipe_hash
@@ -126,6 +126,7 @@ def _dataset(run: Run, select: Manifest, place: str) -> Publication:
 def _model(run: Run, stage: str, place: str, dataset: str | None) -> Publication:
     trained = {"sft": ("sft",), "dpo": ("sft", "dpo")}[stage]
     manifests = {name: Manifest.read(run.manifest(name)) for name in trained}
+    checkpoint = sft_checkpoint(run) if stage == "sft" else dpo_checkpoint(run)
     facts = ModelFacts(
         stage=stage,
         rows={name: done.counts.results for name, done in manifests.items() if done},
@@ -140,10 +141,15 @@ def _model(run: Run, stage: str, place: str, dataset: str | None) -> Publication
             "crucible": __version__,
         },
         accuracy=_accuracy(run),
+        course=_course(run, stage, checkpoint),
     )
-    checkpoint = sft_checkpoint(run) if stage == "sft" else dpo_checkpoint(run)
     card = model_card(run.recipe, facts, place=place, dataset=dataset)
     return Publication("model", stage, model_files(checkpoint, card))
+
+
+def _course(run: Run, stage: str, checkpoint: Location) -> str:
+    log = [json.loads(line) for line in run.training_log(stage).read_text().splitlines()]
+    return course(log, json.loads((checkpoint / CHOICE_FILE).read_text()))
 
 
 def _accuracy(run: Run) -> dict[str, Any]:

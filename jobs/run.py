@@ -144,7 +144,8 @@ def run_recipe(recipe: Recipe, stages: Sequence[str], progress: Progress) -> Run
             holdings, run = NOTHING, Run(resolved_before(recipe, kept))
         else:
             holdings = usable(recipe, stack.enter_context(connected()))
-            run = Run(resolved(recipe, "bf16" if holdings.gpus else "fp32"))
+            precision = "bf16" if holdings.gpus else "fp32"
+            run = Run(resolved(recipe, precision, precision))
             _check_fits(run, stages, holdings)
             check_reach(run.folder, _local_models(run.recipe))
         kept.write_text(dump_recipe(run.recipe))
@@ -155,17 +156,17 @@ def run_recipe(recipe: Recipe, stages: Sequence[str], progress: Progress) -> Run
 def resolved_before(recipe: Recipe, kept: Location) -> Recipe:
     """The recipe with what an earlier start decided, left open where there was none."""
     before = stored_recipe(kept.read_text(), origin=str(kept)) if kept.exists() else recipe
-    return resolved(recipe, before.dpo.precision)
+    return resolved(recipe, before.sft.precision, before.dpo.precision)
 
 
-def resolved(recipe: Recipe, precision: str) -> Recipe:
-    """The recipe with what depends on the machine decided: precision, and an absolute storage."""
+def resolved(recipe: Recipe, sft: str, dpo: str) -> Recipe:
+    """The recipe with an absolute storage, and these precisions where it leaves them open."""
 
-    def decide(training: Training) -> Training:
+    def decide(training: Training, precision: str) -> Training:
         auto = training.precision == "auto"
         return training.model_copy(update={"precision": precision} if auto else {})
 
-    changes = {"sft": decide(recipe.sft), "dpo": decide(recipe.dpo)}
+    changes = {"sft": decide(recipe.sft, sft), "dpo": decide(recipe.dpo, dpo)}
     return recipe.model_copy(update={**changes, "storage": str(Run(recipe).storage)})
 
 

@@ -28,6 +28,8 @@ def verify_file(file: Path, out: Path) -> str:
         raise BadInputError(f"There is no file {file}; give JSON lines with id and response.")
     if not out.parent.is_dir():
         raise BadInputError(f"The folder {out.parent} of --out does not exist; make it first.")
+    if out.is_dir() or out.resolve() == file.resolve():
+        raise BadInputError(f"--out {out} is the input or a folder; name a file of its own.")
     counts = {"rows": 0, "correct": 0, "wrong": 0, "errors": 0}
     with out.open("w", encoding="utf-8") as sink, Verifiers() as verifiers:
         for batch in _batches(file):

@@ -2,5 +2,6 @@
 
 from fusion.cards.dataset import dataset_card
 from fusion.cards.model import ModelFacts, model_card
+from fusion.cards.training import course, training_card
 
-__all__ = ["ModelFacts", "dataset_card", "model_card"]
+__all__ = ["ModelFacts", "course", "dataset_card", "model_card", "training_card"]

@@ -41,6 +41,8 @@ Whoever uses the model is bound by the licences of the target, of the sources an
 
 {training}
 
+{course}
+
 ## Lineage
 
 {lineage}
@@ -70,6 +72,8 @@ class ModelFacts:
     """Hashes and versions by name."""
     accuracy: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
     """As in result.json: model -> domain -> value, low, high, n."""
+    course: str = "How it went is not recorded."
+    """How the last stage went: logged steps, and which saved step was chosen."""
 
 
 def model_card(
@@ -86,6 +90,7 @@ def model_card(
         sources=source_table(recipe),
         accuracy=_accuracy(facts),
         training=_training(recipe, facts),
+        course=facts.course,
         lineage=listed(facts.lineage),
     )
     is_on_hub = bool(HUB_ID.match(target.model))
@@ -97,7 +102,7 @@ def model_card(
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
         "datasets": [dataset] if dataset else None,
-        "tags": ["crucible", "model-fusion", *facts.rows, "trl"],
+        "tags": ["crucible", "model-fusion", *facts.rows],
     }
     return with_front_matter(front, body)
 

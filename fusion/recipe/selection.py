@@ -1,4 +1,4 @@
-"""The rules that turn judged answers into training rows (method.md 1.5)."""
+"""FuseChat-3.0's rules that turn judged answers into training rows (arXiv 2503.04222)."""
 
 from typing import Any, Literal
 
@@ -36,7 +36,7 @@ class Margin(Section):
 
 
 class Policy(Section):
-    """How one domain's answers become training rows (method.md 1.5)."""
+    """How one domain's answers become training rows."""
 
     judge: Literal["reward", "verdict", "none"] = Field(
         "reward",

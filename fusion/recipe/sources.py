@@ -23,7 +23,7 @@ class Target(Model):
 
 
 class Sampling(Section):
-    """How answers are drawn; the defaults are FuseChat-3.0's (method.md 1.3)."""
+    """How answers are drawn; the defaults are FuseChat-3.0's (arXiv 2503.04222)."""
 
     temperature: float = Field(0.8, ge=0, le=2, description="0 takes the likeliest token.")
     top_p: float = Field(0.95, gt=0, le=1, description="Nucleus: the mass of tokens kept.")

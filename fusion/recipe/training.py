@@ -111,13 +111,13 @@ class Training(Section):
 
 
 class Sft(Training):
-    """Supervised fine-tuning of the target on the best answers (method.md 1.6)."""
+    """Supervised fine-tuning of the target on the best answers."""
 
     epochs: PositiveFloat = Field(3.0, description="Passes over the rows.")
 
 
 class Dpo(Training):
-    """Preference optimisation from the fine-tuned target (method.md 1.7)."""
+    """Preference optimisation from the fine-tuned target."""
 
     learning_rate: float = Field(
         8e-7, gt=0, le=1, description="Highest rate; it falls along a cosine."

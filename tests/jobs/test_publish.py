@@ -53,11 +53,16 @@ def finish(run, trained):
         (trained / file.name).write_bytes(file.read_bytes())
     (trained / "training_args.bin").write_bytes(b"a pickle")
     (trained / "trainer_state.json").write_text("{}")
+    (trained / "README.md").write_text(f"# Written while training from {trained}\n")
+    choice = {"chosen": 2, "candidates": [{"step": 2}]}
+    (trained / "choice.json").write_text(json.dumps(choice))
+    log = [{"step": step, "loss": 1 / step, "grad_norm": 0.5} for step in (1, 2)]
     for stage, checkpoint, inputs in (
         ("sft", sft_checkpoint, sft_inputs),
         ("dpo", dpo_checkpoint, dpo_inputs),
     ):
         upload(trained, checkpoint(run))
+        run.training_log(stage).write_text("".join(json.dumps(row) + "\n" for row in log))
         counts = Counts(entered=9, results=9)
         write_manifest(run, stage, StageClock(), inputs=inputs(run), counts=counts)
     write_manifest(run, "evaluate", StageClock(), inputs={}, counts=Counts(entered=9, results=9))
@@ -107,11 +112,15 @@ def test_accuracy_of_an_earlier_model_is_not_claimed(finished, tmp_path):
     assert "Not measured." in (tmp_path / "out/dpo/README.md").read_text()
 
 
-def test_a_card_in_the_checkpoint_counts_before_ours(finished, tmp_path):
-    (dpo_checkpoint(finished) / "README.md").write_text("# Written while training\n")
+def test_the_card_of_a_run_takes_the_place_of_the_checkpoint_s_and_tells_how_it_went(
+    finished, tmp_path
+):
     publish_run(finished, folder=str(tmp_path / "out"))
-    assert (tmp_path / "out/dpo/README.md").read_text() == "# Written while training\n"
-    assert "# first: owner/target@v1 fused" in (tmp_path / "out/sft/README.md").read_text()
+    for stage in ("sft", "dpo"):
+        card = (tmp_path / "out" / stage / "README.md").read_text()
+        assert "# first: owner/target@v1 fused" in card
+        assert "| 2 | 0.5 | 0.5 |" in card
+        assert "those of the last step, 2" in card
 
 
 def test_the_mark_has_the_hash_of_every_file(finished, tmp_path):

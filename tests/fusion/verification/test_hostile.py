@@ -127,7 +127,7 @@ ESCAPES = {
         "    except OSError: pass" + ESCAPE
     ),
     "files_outside": (
-        "import os\nreached = False\nfor path in ('/etc/passwd', '/etc/hostname', '/work', '/home',"
+        "import os\nreached = False\nfor path in ('/etc/passwd', '/etc/hostname', '/home',"
         " '/proc/self/status', '/sys', '/var', '/usr/bin/env', '/bin/sh', '/dev/vda'):\n"
         "    reached = reached or os.path.exists(path)" + ESCAPE
     ),

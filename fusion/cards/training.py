@@ -1,10 +1,11 @@
-"""The card of a trained model: what it started from, what it learned of, how it went."""
+"""The card that lies in a checkpoint: what it started from, what it learned of, how it went."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
 
+from fusion.cards.markdown import published_name
 from fusion.recipe import Dpo, Training
 
 _POINTS = 10
@@ -30,9 +31,7 @@ pipeline_tag: text-generation
 
 ## How it went
 
-{curves}
-
-{choice}
+{course}
 
 ## Lineage
 
@@ -41,7 +40,7 @@ pipeline_tag: text-generation
 _CURVES = ("loss", "grad_norm", "rewards/accuracies", "rewards/margins", "kl")
 
 
-def model_card(
+def training_card(
     *,
     name: str,
     start: str,
@@ -69,15 +68,28 @@ def model_card(
         base_line=f"base_model: {start}\n" if revision else "",
         method="dpo" if by_pairs else "sft",
         name=name,
-        start=start if revision is None else f"{start} at {revision}",
+        start=published_name(start, revision),
         what=f"preference optimisation ({training.loss})" if isinstance(training, Dpo) else "SFT",
         rows=num_rows,
         unit="pairs" if by_pairs else "conversations",
-        recipe=yaml.safe_dump(training.model_dump(mode="json"), sort_keys=False).strip(),
-        curves=_curves([row for row in log if "grad_norm" in row]),
-        choice=_choice(choice),
+        recipe=_settings(training),
+        course=course(log, choice),
         lineage="\n".join(f"- {key}: `{value}`" for key, value in lineage.items()),
     )
+
+
+def course(log: Sequence[Mapping[str, Any]], choice: Mapping[str, Any]) -> str:
+    """How a training went: some of its logged steps, and which saved step was chosen."""
+    steps = [row for row in log if "grad_norm" in row]
+    return f"{_curves(steps)}\n\n{_choice(choice)}"
+
+
+def _settings(training: Training) -> str:
+    """The recipe's section; of a local data set the name alone."""
+    settings = training.model_dump(mode="json")
+    if training.data:
+        settings["data"] = published_name(training.data, None)
+    return yaml.safe_dump(settings, sort_keys=False).strip()
 
 
 def _curves(steps: Sequence[Mapping[str, Any]]) -> str:

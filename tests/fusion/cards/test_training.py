@@ -2,7 +2,7 @@
 
 import yaml
 
-from fusion.model_card import model_card
+from fusion.cards import training_card
 from fusion.recipe import Dpo, Sft
 
 LOG = [{"step": n, "loss": 1 / n, "grad_norm": 0.5, "kl": 0.01} for n in range(1, 41)]
@@ -19,7 +19,7 @@ def card(training, **changes):
         "log": LOG,
         "choice": {"chosen": 40, "candidates": [{"step": 40}]},
     }
-    return model_card(**{**given, **changes})
+    return training_card(**{**given, **changes})
 
 
 def test_it_names_start_data_recipe_and_lineage():
@@ -42,6 +42,12 @@ def test_curves_show_the_first_and_the_last_step():
 
 def test_a_local_start_is_no_hub_id():
     assert "base_model" not in card(Sft(), start="runs/one", revision=None)
+
+
+def test_no_local_path_is_given_away():
+    text = card(Sft(data="/home/me/rows.jsonl"), start="/home/me/runs/one", revision=None)
+    assert "/home/me" not in text
+    assert "rows.jsonl" in text
 
 
 def test_the_choice_is_told_with_its_scores():
