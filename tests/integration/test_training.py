@@ -21,9 +21,10 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(1500)]
 
 ROOT = Path(__file__).parents[2]
 STAGES = ("sft", "reference", "dpo")
+# Steps as small as real ones: larger ones make rounding grow from step to step.
 COMMON = {
     "max_length": 512,
-    "learning_rate": 5.0e-4,
+    "learning_rate": 1.0e-4,
     "precision": "fp32",
     "batch_size": 8,
     "gradient_checkpointing": False,
@@ -42,7 +43,14 @@ def write_recipe(folder: Path, **keys: Any) -> Path:
         "name": "training",
         "storage": str(folder / "runs"),
         "sft": {**COMMON, **keys, "data": str(folder / "sft.jsonl"), "epochs": 1},
-        "dpo": {**COMMON, "beta": 0.1, **keys, "data": str(folder / "dpo.jsonl"), "epochs": 2},
+        "dpo": {
+            **COMMON,
+            "beta": 0.1,
+            "sft_weight": 1.0,
+            **keys,
+            "data": str(folder / "dpo.jsonl"),
+            "epochs": 2,
+        },
     }
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe))
@@ -73,11 +81,17 @@ def assert_same(left: Path, right: Path) -> None:
     for stage in ("sft", "dpo"):
         pairs = zip(trajectory(left, stage), trajectory(right, stage), strict=True)
         for number, (one, other) in enumerate(pairs, start=1):
-            assert one == pytest.approx(other, abs=1e-4), f"{stage}, step {number}"
+            where = f"{stage}, step {number}"
+            assert one[0] == pytest.approx(other[0], abs=1e-4), where
+            # norms reach tens, where float32 itself is coarser than 1e-4
+            assert one[1] == pytest.approx(other[1], abs=1e-4, rel=1e-4), where
 
 
-def kill_in_dpo(recipe: Path, after_steps: int) -> None:
-    """Start the command and kill it, with all its processes, once dpo has saved a step."""
+def kill_in_dpo(recipe: Path, after_steps: int) -> list[dict]:
+    """Start the command and kill it, with all its processes, once dpo has saved a step.
+
+    Returns the logged steps that the last saved one holds.
+    """
     steps = recipe.parent / "runs" / "training" / "checkpoints"
     with subprocess.Popen(command(recipe), cwd=ROOT) as first:
         deadline = time.monotonic() + 600
@@ -89,6 +103,8 @@ def kill_in_dpo(recipe: Path, after_steps: int) -> None:
         for process in [driver, *driver.children(recursive=True)]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
+    last = sorted(steps.glob("dpo-*/work/steps/*/complete.json"))[-1].parent
+    return json.loads((last / "trainer_state.json").read_text())["log_history"]
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +127,8 @@ def disturbed(tmp_path_factory) -> Path:
         workers=2,
         save_steps=4,
     )
-    kill_in_dpo(recipe, after_steps=8)
+    saved = kill_in_dpo(recipe, after_steps=8)
+    (recipe.parent / "saved.json").write_text(json.dumps(saved))
     train(recipe)
     return recipe
 
@@ -122,12 +139,13 @@ def test_workers_batching_and_a_kill_change_no_step(undisturbed, disturbed):
 
 
 def test_a_killed_training_goes_on_where_it_stopped(disturbed):
-    """The second command trained the steps after 8 alone: its clock started with them."""
+    """The steps saved before the kill stand in the log as they were, their speed included."""
     log = disturbed.parent / "runs" / "training" / "logs" / "dpo.jsonl"
     rows = [json.loads(line) for line in log.read_text().splitlines()]
     assert [row["step"] for row in rows if "grad_norm" in row] == list(range(1, 21))
-    summary = rows[-1]
-    assert summary["train_steps_per_second"] * summary["train_runtime"] <= 12.5
+    saved = json.loads((disturbed.parent / "saved.json").read_text())
+    assert 8 <= len(saved) < 20
+    assert rows[: len(saved)] == saved
 
 
 def test_the_final_model_loads_and_nothing_of_the_work_is_left(disturbed):
