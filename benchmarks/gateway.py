@@ -26,9 +26,10 @@ from cluster.connection import connected, usable
 from fusion.chat import load_tokenizer, render_prompt
 from fusion.recipe import Recipe
 from fusion.recipe_file import load_recipe
-from jobs.models import served_source, source_applications
+from jobs.models import source_applications
 from services.applications import down, handle, serving, source_application_name, start_serve
 from services.gateway.ingress import GATEWAY_APPLICATION, gateway_application
+from services.source import Served
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = "llama"
@@ -66,7 +67,7 @@ def main() -> None:
     recipe = _recipe(folder)
     with connected() as there:
         start_serve(recipe.endpoint)
-        served = [served_source(recipe.source(SOURCE))]
+        served = [Served.of(recipe.source(SOURCE))]
         with serving(source_applications(recipe, served, usable(recipe, there))):
             application = gateway_application(recipe)
             serve.run(application, name=GATEWAY_APPLICATION, route_prefix="/")

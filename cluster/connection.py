@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import ray
 
+from cluster.engine_fit import GIB
 from cluster.nodes import Node, declared_node, described_nodes
 from cluster.settings import apply_quiet_defaults, ray_address
 from fusion.errors import DoesNotFitError
@@ -21,7 +22,6 @@ from fusion.recipe import Recipe
 # Ray's slots only order work on a machine of our own; waves bound the memory, the kernel
 # shares the cores. A cluster keeps the numbers its nodes declare.
 LOCAL_SLOTS = 32
-GIB = 1 << 30
 
 
 @dataclass(frozen=True)

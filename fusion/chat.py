@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from fusion.errors import BadInputError
+from fusion.errors import BadInputError, one_line
 
 Message = dict[str, str]
 Use = Literal["sample", "train", "score"]
@@ -28,7 +28,7 @@ def load_tokenizer(model: str, revision: str | None = None) -> Any:
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise BadInputError(
-            f"The tokenizer of {model} cannot be loaded ({_one_line(error)}); give a model whose "
+            f"The tokenizer of {model} cannot be loaded ({one_line(error)}); give a model whose "
             "folder holds tokenizer.json and tokenizer_config.json."
         ) from None
 
@@ -161,7 +161,7 @@ def _apply(tokenizer: Any, turns: list[Message], add_generation_prompt: bool) ->
         raise BadInputError(
             f"The chat template of {tokenizer.name_or_path} failed on roles "
             f"{', '.join(turn['role'] for turn in turns)} ({type(error).__name__}: "
-            f"{_one_line(error)}); give a tokenizer with a template for them."
+            f"{one_line(error)}); give a tokenizer with a template for them."
         ) from None
     return text
 
@@ -182,7 +182,3 @@ def _is_prefix(tokenizer: Any, prompt: str, whole: str) -> bool:
 
 def _unfit(model: str, why: str) -> BadInputError:
     return BadInputError(f"The chat template of {model} {why}.")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

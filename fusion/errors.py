@@ -1,4 +1,4 @@
-"""The one family of errors that a user can mend."""
+"""The one family of errors that a user can mend, and how others are quoted in its sentences."""
 
 
 class CrucibleError(Exception):
@@ -11,3 +11,8 @@ class BadInputError(CrucibleError):
 
 class DoesNotFitError(BadInputError):
     """The recipe asks for more than the machine or cluster holds."""
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, on one line of at most 300 characters; its kind where it says nothing."""
+    return " ".join(str(error).split())[:300] or type(error).__name__

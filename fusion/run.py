@@ -14,6 +14,8 @@ from fusion.recipe import Recipe, Sampling, Source
 from fusion.records import TABLES
 from fusion.store import Location, Table
 
+STAGES = ("ingest", "sample", "score", "select", "sft", "reference", "dpo", "evaluate", "report")
+
 
 @dataclass(frozen=True)
 class Run:

@@ -133,8 +133,9 @@ def run(
     set_: Parameters = None,
 ) -> None:
     """Run a fusion, or some of its stages; what is done already is skipped."""
+    from fusion.run import STAGES
     from jobs.progress import Progress
-    from jobs.run import STAGES, run_recipe
+    from jobs.run import run_recipe
     from jobs.validate import validate as check
 
     stages = _stages(stage or list(STAGES))
@@ -299,7 +300,7 @@ def ask(
 
 
 def _stages(named: list[str]) -> list[str]:
-    from jobs.run import STAGES
+    from fusion.run import STAGES
 
     if unknown := [stage for stage in named if stage not in STAGES]:
         raise BadInputError(f"There is no stage {unknown[0]}; known are {', '.join(STAGES)}.")

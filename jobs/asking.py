@@ -12,7 +12,7 @@ from ray.exceptions import RayActorError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from fusion.errors import CrucibleError
+from fusion.errors import CrucibleError, one_line
 from fusion.failures import FAILURES_BEFORE_A_STOP, Failure, exceeds, say_excess
 from fusion.identity import response_id
 from fusion.recipe import Failures, Sampling
@@ -147,7 +147,7 @@ class BlockAsking:
                 self._take([answer for answer in kept if answer])
                 self._news.set()
         except _DEATHS as error:
-            self._bury(requests, _one_line(error), is_accepted)
+            self._bury(requests, one_line(error), is_accepted)
         finally:
             self._news.set()
 
@@ -215,7 +215,3 @@ def unanswered(
         if wanted:
             requests.append(SampleRequest(prompt, row["messages"], wanted))
     return requests
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

@@ -19,19 +19,6 @@ from services.source import Served, source_application
 SPLITS = ("train", "test")
 
 
-def served_source(source: Source) -> Served:
-    """What Serve needs to know of a source of kind model."""
-    model = str(source.model)
-    return Served(
-        source.name,
-        model,
-        source.revision,
-        source.engine,
-        replicas=source.replicas or 1,
-        may_grow=source.replicas is None,
-    )
-
-
 def sampling_of(run: Run, source: Source, split: str) -> Sampling:
     """A source answers training prompts as its section says, held-out ones as evaluation says."""
     return source.sampling if split == "train" else run.recipe.evaluation.sampling
@@ -46,7 +33,7 @@ def source_askings(run: Run, source: Source, prompts: pl.DataFrame) -> list[Aski
     """What a source is to be asked: its training prompts and its held-out ones."""
     return [
         Asking(
-            served=served_source(source),
+            served=Served.of(source),
             source_key=source_key(source, sampling_of(run, source, split)),
             sampling=sampling_of(run, source, split),
             prompts=prompts.filter(pl.col("split") == split),

@@ -16,9 +16,10 @@ from fusion.errors import DoesNotFitError
 from fusion.ingest import DataPath, ingest_key, read_rows
 from fusion.recipe import Dataset, Recipe, Source
 from fusion.run import Run
-from jobs.models import sampling_of, served_source, source_askings, to_plan
+from jobs.models import sampling_of, source_askings, to_plan
 from jobs.sample import Asking, num_missing
 from jobs.speeds import measured_speeds
+from services.source import Served
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def plan_recipe(recipe: Recipe, holdings: Holdings) -> Plan:
     run = Run(recipe)
     sources = asked_sources(recipe)
     works = _works(run, sources)
-    models = [to_plan(served_source(s), works[s.name].left or 0) for s in sources]
+    models = [to_plan(Served.of(s), works[s.name].left or 0) for s in sources]
     unfit = misfits([*models, target_model(recipe)], recipe.rewards, holdings, recipe.cluster)
     fitting = [m for m in models if m.name not in unfit]
     if models and not fitting:
@@ -68,7 +69,7 @@ def check_models(recipe: Recipe, holdings: Holdings, *, with_target: bool = True
     Raises:
         DoesNotFitError: the first that does not, and the nearest that would.
     """
-    models = [to_plan(served_source(s), 0) for s in asked_sources(recipe)]
+    models = [to_plan(Served.of(s), 0) for s in asked_sources(recipe)]
     target = [target_model(recipe)] if with_target else []
     unfit = misfits([*models, *target], recipe.rewards, holdings, recipe.cluster)
     if unfit:

@@ -25,8 +25,7 @@ from fusion.report import (
     render_page,
     train_rewards,
 )
-from fusion.report.data import STAGES
-from fusion.run import Run
+from fusion.run import STAGES, Run
 from fusion.selection import Yields
 from fusion.store import Counts, Location, Manifest, Table
 from jobs.score import reward_key

@@ -13,7 +13,7 @@ from fusion.ingest import DatasetCounts, import_answers
 from fusion.models import is_local
 from fusion.recipe import Recipe, Training
 from fusion.recipe_file import dump_recipe, stored_recipe
-from fusion.run import Run
+from fusion.run import STAGES, Run
 from fusion.store import Lease, Location, Manifest
 from jobs.accounts import sample_manifest, score_manifest
 from jobs.answering import Answering
@@ -29,18 +29,6 @@ from jobs.report import accuracy_summary, run_report
 from jobs.score import scorer_keys
 from jobs.select import run_select
 from jobs.sft import run_sft
-
-STAGES = (
-    "ingest",
-    "sample",
-    "score",
-    "select",
-    "sft",
-    "reference",
-    "dpo",
-    "evaluate",
-    "report",
-)
 
 # They read and write tables alone: no Ray is started for them.
 WITHOUT_CLUSTER = frozenset({"ingest", "select", "report"})

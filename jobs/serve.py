@@ -14,9 +14,10 @@ from fusion.errors import BadInputError
 from fusion.keys import read_keyring
 from fusion.recipe import Endpoint, Recipe
 from fusion.store import Location
-from jobs.models import reward_applications, served_source, source_applications, waves_of
+from jobs.models import reward_applications, source_applications, waves_of
 from services.applications import down, serving, start_serve
 from services.gateway.ingress import GATEWAY_APPLICATION, exposed_sources, gateway_application
+from services.source import Served
 
 
 def serve_recipe(recipe: Recipe, console: Console) -> None:
@@ -28,7 +29,7 @@ def serve_recipe(recipe: Recipe, console: Console) -> None:
     """
     endpoint = recipe.endpoint
     told = check_endpoint(endpoint)
-    served = [served_source(source) for source in exposed_sources(recipe)]
+    served = [Served.of(source) for source in exposed_sources(recipe)]
     with connected() as there:
         holdings = usable(recipe, there)
         planned = waves_of(recipe, served, holdings)

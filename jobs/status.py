@@ -3,12 +3,11 @@
 from rich.table import Table
 
 from fusion.errors import BadInputError
-from fusion.run import Run
+from fusion.run import STAGES, Run
 from fusion.store import Manifest
 from jobs.accounts import total_seconds
 from jobs.ingest import load_prompts
 from jobs.models import run_askings
-from jobs.run import STAGES
 from jobs.sample import num_missing
 from jobs.score import load_answers, reward_wants, unscored, verdict_wants
 

@@ -45,8 +45,7 @@ def source(arguments: SourceArguments) -> serve.Application:
             f"{arguments.recipe} has no source {arguments.source} to serve; "
             f"name one of {', '.join(models)}."
         )
-    found = models[arguments.source]
-    served = Served(found.name, str(found.model), found.revision, found.engine, found.replicas or 1)
+    served = Served.of(models[arguments.source])
     return source_application(served, on_cpu=_on_cpu(recipe), threads=arguments.threads)
 
 

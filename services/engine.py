@@ -17,7 +17,7 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from fusion.chat import Message, fit_messages, load_tokenizer, render_prompt
-from fusion.errors import CrucibleError
+from fusion.errors import CrucibleError, one_line
 from fusion.identity import response_id, sampling_seed
 from fusion.looping import repeated_tail
 from fusion.recipe import Sampling
@@ -169,11 +169,11 @@ class SourceServer(LLMServer):
             return Fault("timeout", f"no answer within {timeout_s:g} s")
         except EngineDeadError as error:
             self._end_soon()
-            raise SourceDiedError(f"the engine died ({_one_line(error)})") from None
+            raise SourceDiedError(f"the engine died ({one_line(error)})") from None
         except (VLLMClientError, ValueError) as error:
-            return Fault("rejected", _one_line(error))
+            return Fault("rejected", one_line(error))
         except VLLMServerError as error:
-            return Fault("engine_error", _one_line(error.__cause__ or error))
+            return Fault("engine_error", one_line(error.__cause__ or error))
         return outputs[-1].outputs[0]
 
     def _end_soon(self) -> None:
@@ -204,7 +204,3 @@ def sampling_params(sampling: Sampling, *, seed: int, room: int) -> SamplingPara
         logprobs=0,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

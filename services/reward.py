@@ -21,7 +21,7 @@ class RewardServer:
         """Load model and tokenizer."""
         import torch
 
-        from fusion.rewards import load_scorer
+        from fusion.rewards.scorer import load_scorer
 
         self._reward = reward
         self._tokenizer = load_tokenizer(str(reward.model), reward.revision)

@@ -9,7 +9,7 @@ from ray import serve
 from cluster.plan import CPU_KV_CACHE_BYTES
 from cluster.settings import engine_environment
 from fusion.checkpoints import local_copy
-from fusion.recipe import Engine
+from fusion.recipe import Engine, Source
 from services.answers import Finished, Manner, Reply, SampleRequest
 from services.orphans import end_children_with_us
 
@@ -25,6 +25,18 @@ class Served:
     replicas: int = 1
     may_grow: bool = False
     """Whether the plan may add replicas where GPUs are left."""
+
+    @classmethod
+    def of(cls, source: Source) -> "Served":
+        """What Serve needs to know of a source of kind model."""
+        return cls(
+            source.name,
+            str(source.model),
+            source.revision,
+            source.engine,
+            replicas=source.replicas or 1,
+            may_grow=source.replicas is None,
+        )
 
 
 class SourceReplica:

@@ -18,8 +18,7 @@ from fusion.cards import dataset_card
 from fusion.recipe import DOMAIN_PRESETS, Domain, Name, Recipe
 from fusion.recipe_file import load_recipe
 from fusion.records import PROMPTS, TABLES
-from fusion.report.data import STAGES
-from fusion.run import Run
+from fusion.run import STAGES, Run
 from fusion.selection.answers import EXCLUSIONS
 from fusion.selection.pairs import PAIR_RULES
 from fusion.selection.split import PROMPT_RULES

@@ -7,10 +7,11 @@ from typing import Any
 import polars as pl
 
 from fusion.report.accuracy import AVERAGE, Accuracy, domains_of
-from fusion.report.data import STAGES, TARGET_MODELS
+from fusion.report.data import TARGET_MODELS
 from fusion.report.figures import Figure, axis, bars_height, category_axis, colour_name, layout
 from fusion.report.text import format_duration, format_number, format_percent
 from fusion.report.training import Line, centred_mean, training_curves
+from fusion.run import STAGES
 from fusion.store import Manifest
 
 _NUM_BINS = 36

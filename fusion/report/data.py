@@ -10,7 +10,6 @@ from fusion.recipe import Recipe
 from fusion.selection import Yields
 from fusion.store import Manifest
 
-STAGES = ("ingest", "sample", "score", "select", "sft", "reference", "dpo", "evaluate", "report")
 TARGET_MODELS = ("base", "sft", "dpo")
 
 

@@ -6,10 +6,11 @@ from typing import NamedTuple
 import polars as pl
 
 from fusion.report.accuracy import Accuracy, domains_of
-from fusion.report.data import STAGES, ReportData
+from fusion.report.data import ReportData
 from fusion.report.figures import colour_name
 from fusion.report.result import tokens_per_second
 from fusion.report.text import format_duration, format_number, format_percent
+from fusion.run import STAGES
 from fusion.store import Manifest
 
 

@@ -1,5 +1,1 @@
-"""Reward models: token rows in, one raw score each out; several kinds behind one protocol."""
-
-from fusion.rewards.scorer import Scored, Scorer, load_scorer
-
-__all__ = ["Scored", "Scorer", "load_scorer"]
+"""What gives answers a reward: reward models behind one protocol, and language models as judges."""

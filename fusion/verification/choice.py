@@ -2,11 +2,10 @@
 
 import re
 import unicodedata
-from collections.abc import Sequence
 from time import perf_counter
 
 from fusion.verification.final_answer import boxes, last_line, phrase_tails, worked_tails
-from fusion.verification.task import Limits, Malformed, Task, Verdict
+from fusion.verification.task import Malformed, Task, Verdict
 
 _WRAPPERS = re.compile(r"\\(?:text|mathrm|mathbf|textbf)\s*\{([^{}]*)\}")
 # A letter that opens a line as its statement: "B", "B.", "B) Paris", "(B)", "option B", "选B".
@@ -48,23 +47,8 @@ def read_choice(reply: str) -> str | None:
     return max(mentions)[1].upper() if mentions else None
 
 
-class ChoiceVerifier:
-    """Compares letters; needs no process of its own."""
-
-    version = "choice-1"
-
-    def __init__(self, limits: Limits) -> None:
-        del limits
-
-    def verify(self, tasks: Sequence[Task]) -> list[Verdict | Malformed]:
-        """Judges every task, in order."""
-        return [_verdict(task) for task in tasks]
-
-    def close(self) -> None:
-        """Nothing to end."""
-
-
-def _verdict(task: Task) -> Verdict | Malformed:
+def verify_choice(task: Task) -> Verdict | Malformed:
+    """The verdict on one task."""
     gold = read_gold(task.gold or "")
     if gold is None:
         return Malformed(f"gold {task.gold!r} is no choice: give one letter from A to J")

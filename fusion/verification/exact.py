@@ -1,11 +1,10 @@
 """Exact match after normalisation."""
 
 import unicodedata
-from collections.abc import Sequence
 from time import perf_counter
 
 from fusion.verification.final_answer import boxes, last_line, phrase_tails
-from fusion.verification.task import Limits, Malformed, Task, Verdict
+from fusion.verification.task import Malformed, Task, Verdict
 
 _WRAPPING = " \t*_`\"'“”‘’"
 _TRAILING = ".,;:!?。、，；：！？…"
@@ -35,23 +34,8 @@ def judge_exact(reply: str, gold: str) -> tuple[bool, str]:
     return (True, "equal") if normalise(final) == wanted else (False, "wrong_answer")
 
 
-class ExactVerifier:
-    """Compares texts; needs no process of its own."""
-
-    version = "exact-1"
-
-    def __init__(self, limits: Limits) -> None:
-        del limits
-
-    def verify(self, tasks: Sequence[Task]) -> list[Verdict | Malformed]:
-        """Judges every task, in order."""
-        return [_verdict(task) for task in tasks]
-
-    def close(self) -> None:
-        """Nothing to end."""
-
-
-def _verdict(task: Task) -> Verdict | Malformed:
+def verify_exact(task: Task) -> Verdict | Malformed:
+    """The verdict on one task."""
     if task.gold is None or not task.gold.strip():
         return Malformed("the row has no gold to compare with: give one or drop the verifier")
     start = perf_counter()

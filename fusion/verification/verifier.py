@@ -5,9 +5,10 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from fusion.errors import BadInputError
-from fusion.verification.choice import ChoiceVerifier
+from fusion.verification.choice import verify_choice
 from fusion.verification.code.verifier import CodeVerifier
-from fusion.verification.exact import ExactVerifier
+from fusion.verification.comparing import ComparingVerifier
+from fusion.verification.exact import verify_exact
 from fusion.verification.math import MathVerifier
 from fusion.verification.task import Limits, Malformed, Task, Verdict
 
@@ -30,9 +31,9 @@ class Verifier(Protocol):
 
 
 VERIFIERS: Mapping[str, Callable[[Limits], Verifier]] = {
-    "choice": ChoiceVerifier,
+    "choice": lambda _: ComparingVerifier("choice-1", verify_choice),
     "code": CodeVerifier,
-    "exact": ExactVerifier,
+    "exact": lambda _: ComparingVerifier("exact-1", verify_exact),
     "math": MathVerifier,
 }
 

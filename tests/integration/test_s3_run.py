@@ -9,8 +9,8 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
+from fusion.run import STAGES
 from fusion.store import Location
-from jobs.run import STAGES
 
 pytestmark = [pytest.mark.integration, pytest.mark.soak, pytest.mark.timeout(2400)]
 

@@ -13,7 +13,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.run import STAGES
+from fusion.run import STAGES
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1500)]
 

@@ -9,9 +9,9 @@ import pytest
 from fusion.recipe import Recipe, Sampling
 from fusion.records import RESPONSES
 from fusion.run import Run
-from jobs.models import served_source
 from jobs.sample import Asking
 from jobs.speeds import measured_speeds, measuring
+from services.source import Served
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def run(tmp_path):
 
 
 def _asking(run: Run) -> Asking:
-    served = served_source(run.recipe.sources[0])
+    served = Served.of(run.recipe.sources[0])
     return Asking(served, "one-key", Sampling(), pl.DataFrame(), {})
 
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from jobs.run import STAGES
+from fusion.run import STAGES
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(2400)]
 

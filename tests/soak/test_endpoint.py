@@ -9,9 +9,10 @@ import schemathesis
 from cluster.connection import connected
 from fusion.recipe import Sampling
 from fusion.recipe_file import load_recipe
-from jobs.models import served_source, source_applications
+from jobs.models import source_applications
 from services.answers import Manner, SampleRequest, Wanted
 from services.applications import handle, serving, source_application_name, start_serve
+from services.source import Served
 from tests.integration.serving import ROOT, served
 from tests.services.gateway.asking import bearer
 from tests.services.gateway.contract import ASKS, BAD, GOOD, check_operation, operations_of
@@ -48,7 +49,7 @@ def test_people_go_before_the_batch():
     source = source.model_copy(update={"engine": engine})
     with connected() as holdings:
         start_serve()
-        with serving(source_applications(recipe, [served_source(source)], holdings)):
+        with serving(source_applications(recipe, [Served.of(source)], holdings)):
             deployed = handle(source_application_name(recipe.name, "llama"))
             batch_s, person_s = asyncio.run(_ask_in_a_batch(deployed))
     assert person_s < batch_s / 10

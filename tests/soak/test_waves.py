@@ -13,7 +13,8 @@ import yaml
 from cluster.connection import holdings_of
 from cluster.nodes import Node
 from fusion.recipe_file import load_recipe
-from jobs.models import served_source, waves_of
+from jobs.models import waves_of
+from services.source import Served
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(900)]
 
@@ -79,7 +80,7 @@ def seen(ray_cluster, tmp_path_factory):
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     loaded = load_recipe(recipe)
     nodes = holdings_of([Node(name, 4, 8, gpus=4) for name in ("one", "two")])
-    planned = waves_of(loaded, [served_source(s) for s in loaded.sources], nodes)
+    planned = waves_of(loaded, [Served.of(s) for s in loaded.sources], nodes)
     waves = [{f"waves-source-{model.name}" for model in wave} for wave in planned.waves]
     return waves, json.loads(out.read_text())
 

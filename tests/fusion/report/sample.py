@@ -11,7 +11,7 @@ from fusion.identity import prompt_id, response_id
 from fusion.recipe import Recipe
 from fusion.recipe_file import dump_recipe, parse_recipe, recipe_hash
 from fusion.report import DatasetInput, Lineage, ModelInput, ReportData, train_rewards
-from fusion.report.data import STAGES
+from fusion.run import STAGES
 from fusion.selection import Selected, select
 from fusion.store import Counts, Manifest
 
