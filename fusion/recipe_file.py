@@ -40,7 +40,9 @@ def load_recipe(path: str | Path, parameters: dict[str, str] | None = None) -> R
     Raises:
         BadInputError: one sentence on the first mistake found.
     """
-    raw = _load_raw(Path(path), parameters or {}, seen=())
+    given = _Parameters(parameters or {})
+    raw = _load_raw(Path(path), given, seen=())
+    given.check_used(Path(path))
     return parse_recipe(raw, origin=str(path))
 
 
@@ -81,7 +83,34 @@ def stored_recipe(text: str, *, origin: str) -> Recipe:
     return parse_recipe(raw, origin=origin)
 
 
-def _load_raw(path: Path, parameters: dict[str, str], seen: tuple[Path, ...]) -> Raw:
+class _Parameters:
+    """Values for `${NAME}`, and which of them a file has asked for."""
+
+    def __init__(self, values: dict[str, str]) -> None:
+        self._values = values
+        self._unused = set(values)
+
+    def fill(self, text: str, path: Path) -> str:
+        """The text of a file with values in place of names."""
+
+        def value(match: re.Match[str]) -> str:
+            if match[1] not in self._values:
+                raise BadInputError(
+                    f"{path} needs the parameter {match[1]}; give it as --set {match[1]}=VALUE."
+                )
+            self._unused.discard(match[1])
+            return self._values[match[1]]
+
+        return re.sub(r"\$\{(\w+)\}", value, text)
+
+    def check_used(self, path: Path) -> None:
+        """A value that nothing asks for is a slip."""
+        if self._unused:
+            name = min(self._unused)
+            raise BadInputError(f"{path} has no ${{{name}}} for --set {name}; leave it out.")
+
+
+def _load_raw(path: Path, parameters: _Parameters, seen: tuple[Path, ...]) -> Raw:
     if path.resolve() in seen:
         raise BadInputError(f"{path} extends itself; remove the circle of extends.")
     raw = _absolute_paths(_read_yaml(path, parameters), path.parent)
@@ -92,27 +121,16 @@ def _load_raw(path: Path, parameters: dict[str, str], seen: tuple[Path, ...]) ->
     return merge(base, raw)
 
 
-def _read_yaml(path: Path, parameters: dict[str, str]) -> Raw:
+def _read_yaml(path: Path, parameters: _Parameters) -> Raw:
     if not path.is_file():
         raise BadInputError(f"There is no recipe {path}; give the path of a YAML file.")
     try:
-        raw = yaml.safe_load(_fill(path.read_text(encoding="utf-8"), parameters, path))
+        raw = yaml.safe_load(parameters.fill(path.read_text(encoding="utf-8"), path))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise BadInputError(f"{path} is not YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(raw, dict):
         raise BadInputError(f"{path} holds {type(raw).__name__}, not a recipe's keys and values.")
     return raw
-
-
-def _fill(text: str, parameters: dict[str, str], path: Path) -> str:
-    def value(match: re.Match[str]) -> str:
-        if match[1] not in parameters:
-            raise BadInputError(
-                f"{path} needs the parameter {match[1]}; give it as --set {match[1]}=VALUE."
-            )
-        return parameters[match[1]]
-
-    return re.sub(r"\$\{(\w+)\}", value, text)
 
 
 def merge(base: Raw, over: Raw) -> Raw:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from types import TracebackType
 from typing import Self
@@ -9,6 +10,7 @@ from typing import Self
 import polars as pl
 
 from cluster.connection import Holdings, current_holdings, usable
+from fusion.errors import CrucibleError
 from fusion.run import Run
 from jobs.accounts import add_seconds
 from jobs.background import Background
@@ -30,10 +32,19 @@ class Answering:
     """Runs askings wave by wave, and adds up the time that sampling and scoring take.
 
     The reward model comes up with the first need of it and stays until the block ends.
+
+    Args:
+        run: The run.
+        holdings: What the cluster holds.
+        progress: Told of what comes up and of answers as they come.
+        keeps_time: Whether the time is that of the stages sample and score.
     """
 
-    def __init__(self, run: Run, holdings: Holdings, progress: Progress) -> None:
+    def __init__(
+        self, run: Run, holdings: Holdings, progress: Progress, *, keeps_time: bool = True
+    ) -> None:
         self._run = run
+        self._keeps_time = keeps_time
         self._holdings = holdings
         self._progress = progress
         self._reward_is_up = False
@@ -49,6 +60,9 @@ class Answering:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if isinstance(error, Exception):  # a failure, no interrupt: what scores beside it may end
+            with suppress(CrucibleError):
+                self._beside.wait()
         self._reward_down()
 
     def run(
@@ -113,7 +127,7 @@ class Answering:
         score_verdicts(run, verdicts, self._holdings)
         for key in {*rewards["partition"], *verdicts["partition"]}:
             run.shared("scores").partition(key).compact()
-        add_seconds(run, SCORE, clock.seconds)
+        self._add_seconds(SCORE, clock.seconds)
 
     def _sample(self, waiting: Sequence[Asking]) -> None:
         clock = StageClock()
@@ -130,7 +144,11 @@ class Answering:
                 sample(self._run, waiting)
         for table in tables:
             table.compact()
-        add_seconds(self._run, STAGE, clock.seconds)
+        self._add_seconds(STAGE, clock.seconds)
+
+    def _add_seconds(self, stage: str, seconds: float) -> None:
+        if self._keeps_time:
+            add_seconds(self._run, stage, seconds)
 
     def _reward_down(self) -> None:
         down(list(reward_applications(self._run.recipe, self._holdings)))

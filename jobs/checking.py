@@ -88,5 +88,10 @@ def check_sandbox(recipe: Recipe, holdings: Holdings) -> None:
         is_right = isinstance(outcome, Verdict) and outcome.correct
         return None if is_right else f"The sandbox failed its probe: {outcome}."
 
-    if fault := ray.get(ray.remote(num_cpus=0, resources={"sandbox": 1})(run_probe).remote()):
+    probing = ray.remote(num_cpus=0, resources={"sandbox": 1})(run_probe).remote()
+    try:
+        fault = ray.get(probing, timeout=recipe.failures.wait_s)
+    except ray.exceptions.GetTimeoutError:
+        fault = f"No node with a sandbox was free within {recipe.failures.wait_s:g} s; add one."
+    if fault:
         raise CrucibleError(fault)

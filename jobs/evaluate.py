@@ -48,7 +48,7 @@ def run_evaluate(
         return done
     clock = StageClock()
     if not held_out.is_empty():
-        with Answering(run, holdings, progress) as answering:
+        with Answering(run, holdings, progress, keeps_time=False) as answering:
             answering.run(askings, held_out, score=True)
     results = _results(run, held_out, keys)
     _replace(run, results)

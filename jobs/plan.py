@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 
 import polars as pl
@@ -63,15 +63,21 @@ def check_fit(recipe: Recipe, holdings: Holdings) -> None:
         check_workers(recipe, stage, holdings)
 
 
-def check_models(recipe: Recipe, holdings: Holdings, *, with_target: bool = True) -> None:
-    """See that each source that is asked, the reward models and the target fit alone.
+def check_models(
+    recipe: Recipe,
+    holdings: Holdings,
+    stages: Collection[str] = ("sample", "score", "evaluate"),
+) -> None:
+    """See that each model that these stages bring up fits alone.
 
     Raises:
         DoesNotFitError: the first that does not, and the nearest that would.
     """
-    models = [to_plan(Served.of(s), 0) for s in asked_sources(recipe)]
-    target = [target_model(recipe)] if with_target else []
-    unfit = misfits([*models, *target], recipe.rewards, holdings, recipe.cluster)
+    sources = asked_sources(recipe) if "sample" in stages else []
+    models = [to_plan(Served.of(s), 0) for s in sources]
+    target = [target_model(recipe)] if "evaluate" in stages else []
+    rewards = recipe.rewards if {"score", "evaluate"} & set(stages) else {}
+    unfit = misfits([*models, *target], rewards, holdings, recipe.cluster)
     if unfit:
         raise DoesNotFitError(next(iter(unfit.values())))
 

@@ -161,8 +161,7 @@ def resolved(recipe: Recipe, sft: str, dpo: str) -> Recipe:
 def _check_fits(run: Run, stages: Sequence[str], holdings: Holdings) -> None:
     """Refuse before the first expensive step what would not run later."""
     recipe = run.recipe
-    if "sample" in stages:
-        check_models(recipe, holdings, with_target="evaluate" in stages)
+    check_models(recipe, holdings, stages)
     for stage in ("sft", "dpo"):
         if stage in stages:
             check_workers(recipe, stage, holdings)

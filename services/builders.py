@@ -50,18 +50,18 @@ def source(arguments: SourceArguments) -> serve.Application:
 
 
 def reward(arguments: Arguments) -> serve.Application:
-    """The application of the reward model.
+    """The application of the reward model that ranks answers.
 
     Raises:
         BadInputError: the recipe has none, or does not say where its models run.
     """
     recipe = _load(arguments)
-    if recipe.reward is None or not recipe.reward.served_model:
+    if recipe.ranking is None or not recipe.ranking.served_model:
         raise BadInputError(
             f"{arguments.recipe} has no reward model to serve; remove its application from the "
             "Serve config."
         )
-    return reward_application(recipe.reward, on_cpu=_on_cpu(recipe), threads=arguments.threads)
+    return reward_application(recipe.ranking, on_cpu=_on_cpu(recipe), threads=arguments.threads)
 
 
 def gateway(arguments: Arguments) -> serve.Application:

@@ -188,3 +188,10 @@ def test_files_of_the_endpoint_stand_beside_the_recipe_and_links_stay_links(tmp_
     assert endpoint.audit == str(tmp_path / "a" / "b")
     remote = {**SMALL, "endpoint": {"keys": "s3://bucket/keys.json"}}
     assert load_recipe(_write(tmp_path, "s.yaml", remote)).endpoint.keys == "s3://bucket/keys.json"
+
+
+def test_a_value_that_no_file_asks_for_is_refused(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("name: ${name}\n")
+    with pytest.raises(BadInputError, match="for --set other;"):
+        load_recipe(path, {"name": "mine", "other": "x"})
