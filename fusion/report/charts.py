@@ -63,7 +63,7 @@ def _accuracy_figure(domain: str, accuracy: Accuracy, sources: Sequence[str]) ->
         height=bars_height(len(rows)),
         traces=[bars],
         layout=layout(
-            margin={"l": 8, "r": 52, "t": 4, "b": 8},
+            margin={"l": 8, "r": 64, "t": 4, "b": 8},
             xaxis=axis(range=[0, 1.001], tickformat=".0%", dtick=0.25),
             yaxis=category_axis(),
             annotations=[
