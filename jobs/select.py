@@ -15,11 +15,12 @@ import pyarrow.compute as pc
 
 from fusion import __version__
 from fusion.cards import dataset_card
+from fusion.chat import load_tokenizer
 from fusion.errors import BadInputError
-from fusion.identity import content_hash
+from fusion.identity import content_hash, model_fingerprint
 from fusion.recipe_file import recipe_hash
 from fusion.run import Run
-from fusion.selection import Choice, Selected, choose, describe, fill
+from fusion.selection import Choice, Room, Selected, choose, describe, fill, longest_row
 from fusion.store import Counts, Manifest, Table, fingerprint_rows
 from fusion.wanted import scores_in_force
 
@@ -84,13 +85,19 @@ def select_inputs(
     source_keys: Mapping[str, str],
     scorer_keys: Sequence[str],
 ) -> dict[str, str]:
-    """Fingerprints of all that the outcome depends on: rules, prompts, answers and scores."""
+    """Fingerprints of all that the outcome depends on: rules, prompts, answers and scores.
+
+    And with `drop_too_long` the target, by whose tokens lengths are counted.
+    """
     recipe = run.recipe
     order = {"sources": True, "datasets": True, "selection": True, "reward": True}
     inputs = {
         "rules": content_hash(recipe.model_dump(mode="json", include=order)),
         "prompts": fingerprint_rows(prompts.filter(pl.col("split") == "train").to_arrow()),
     }
+    if recipe.selection.drop_too_long:
+        target = model_fingerprint(recipe.target.model, recipe.target.revision)
+        inputs["target"] = content_hash([target, longest_row(recipe)])
     for table, keys in (("responses", source_keys.values()), ("scores", scorer_keys)):
         for key in keys:
             inputs[f"{table}/{key}"] = run.shared(table).partition(key).fingerprint()
@@ -131,9 +138,19 @@ def _described(
     run: Run, prompts: pl.DataFrame, source_keys: Mapping[str, str]
 ) -> Iterator[pl.DataFrame]:
     is_wanted = pc.field("prompt_id").isin(prompts["prompt_id"].to_arrow().cast(pa.string()))
+    room = _room(run)
     for name, key in source_keys.items():
         answers = _read(run.shared("responses").partition(key), _ANSWER, is_wanted)
-        yield _first_samples(run, name, prompts, describe(answers))
+        too_long = room.too_long(answers, prompts) if room else None
+        yield _first_samples(run, name, prompts, describe(answers, too_long))
+
+
+def _room(run: Run) -> Room | None:
+    """What tells answers that are too long to train on, where they are to be left out."""
+    if not run.recipe.selection.drop_too_long:
+        return None
+    target = run.recipe.target
+    return Room(load_tokenizer(target.model, target.revision), longest_row(run.recipe))
 
 
 def _first_samples(

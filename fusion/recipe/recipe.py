@@ -74,6 +74,16 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _too_long_answers_are_dropped_or_cut(self) -> "Recipe":
+        for stage, training in (("sft", self.sft), ("dpo", self.dpo)):
+            if self.selection.drop_too_long and training.too_long == "cut":
+                raise ValueError(
+                    f"selection.drop_too_long leaves out what {stage}.too_long would cut; "
+                    "take one of them"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _domains_are_known(self) -> "Recipe":
         """A domain that no data set has is a slip that would change nothing, silently."""
         known = {d.domain for d in self.datasets}

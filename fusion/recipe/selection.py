@@ -143,6 +143,11 @@ class Selection(Section):
     drop_refusals: bool = Field(
         True, description="Leave out answers that begin by declining, in English or Chinese."
     )
+    drop_too_long: bool = Field(
+        False,
+        description="Leave out answers that with their prompt exceed every training's max_length, "
+        "so that a shorter one may take their place; costs the counting of long answers' tokens.",
+    )
     drop_duplicates: bool = Field(
         True, description="Leave out answers that their source gave to the prompt before."
     )

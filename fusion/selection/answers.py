@@ -21,6 +21,7 @@ EXCLUSIONS = (
     "empty",
     "truncated",
     "refused",
+    "too_long",
     "no_reward",
     "no_verdict",
     "identical",
@@ -28,11 +29,12 @@ EXCLUSIONS = (
 )
 
 
-def describe(responses: pl.DataFrame) -> pl.DataFrame:
+def describe(responses: pl.DataFrame, too_long: pl.Series | None = None) -> pl.DataFrame:
     """What the rules need of each answer: lengths, flags and keys of equal texts, not the text.
 
     So the rules hold a hundred bytes an answer, and answers can be described one part at a time.
-    Keys are 64-bit hashes that mean the same within one process.
+    Keys are 64-bit hashes that mean the same within one process. `too_long` says of each answer
+    whether it is to be left out as such; None: of none.
     """
     text = pl.col("text")
     stripped = text.str.strip_chars()
@@ -47,6 +49,7 @@ def describe(responses: pl.DataFrame) -> pl.DataFrame:
         (stripped.str.len_bytes() == 0).alias("is_empty"),
         pl.col("finish_reason").is_in(UNFINISHED).alias("is_unfinished"),
         text.str.slice(0, 200).str.contains(REFUSAL).alias("is_refusal"),
+        pl.lit(False if too_long is None else too_long).alias("is_too_long"),
     )
 
 
@@ -76,6 +79,7 @@ def exclude(answers: pl.DataFrame, recipe: Recipe) -> pl.DataFrame:
         "empty": pl.col("is_empty"),
         "truncated": is_truncated(selection),
         "refused": is_refused(selection),
+        "too_long": pl.col("is_too_long"),
         "no_reward": lacks_reward(recipe),
         "no_verdict": lacks_verdict(),
     }

@@ -16,6 +16,7 @@ from fusion.records import PREFERENCES, PROMPTS, RESPONSES, SCORES, SFT
 from fusion.run import Run
 from fusion.store import Manifest
 from jobs.select import run_select, select_inputs
+from tests.training_data import TARGET
 
 KEYS = {"alpha": "alpha-key", "beta": "beta-key"}
 SCORERS = ["reward-key", "math-key"]
@@ -227,6 +228,36 @@ def test_inputs_change_with_rules_answers_and_scores_alone(stored, prompts):
     stored.shared("responses").partition("beta-key").append(pa.Table.from_pylist(extra, RESPONSES))
     after = select_inputs(stored, prompts, KEYS, SCORERS)
     assert changed(before, after) == {"responses/beta-key"}
+
+
+def test_answers_too_long_to_train_on_make_room_for_shorter_ones(stored, prompts):
+    alpha = stored.shared("responses").partition("alpha-key")
+    is_best = pc.equal(alpha.read()["sample_index"], SAMPLES - 1)
+    texts = pc.if_else(is_best, "and on and on " * 40, alpha.read()["text"])
+    longer = alpha.read().drop_columns("text").append_column("text", texts)
+    alpha.location.delete()
+    alpha.append(longer.select(RESPONSES.names))
+    fitting = Run(
+        stored.recipe.model_copy(
+            update={
+                "target": stored.recipe.target.model_copy(update={"model": str(TARGET)}),
+                "selection": stored.recipe.selection.model_copy(update={"drop_too_long": True}),
+                "sft": stored.recipe.sft.model_copy(update={"max_length": 64}),
+                "dpo": stored.recipe.dpo.model_copy(update={"max_length": 128}),
+            }
+        )
+    )
+    for run, dropped in ((stored, [0] * 4), (fitting, [NUM_PROMPTS, 0] * 2)):
+        manifest = run_select(run, prompts, KEYS, SCORERS)
+        rows = [row["answers_dropped"] for row in manifest.yields["sources"]]
+        assert [row.get("too_long", 0) for row in rows] == dropped
+        replies = run.preferences().read(["chosen"])["chosen"].to_pylist()
+        is_long = [len(reply[0]["content"]) > 500 for reply in replies]
+        assert any(is_long) is (run is stored)
+    before = select_inputs(fitting, prompts, KEYS, SCORERS)
+    roomier = fitting.recipe.dpo.model_copy(update={"max_length": 129})
+    other = Run(fitting.recipe.model_copy(update={"dpo": roomier}))
+    assert changed(before, select_inputs(other, prompts, KEYS, SCORERS)) == {"target"}
 
 
 def changed(before, after):
