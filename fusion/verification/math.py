@@ -3,7 +3,7 @@
 import importlib.metadata
 import re
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
@@ -65,24 +65,37 @@ class MathVerifier:
     def verify(self, tasks: Sequence[Task]) -> list[Verdict | Malformed]:
         """Judges every task, in order."""
         prepared = [_prepare(task) for task in tasks]
-        hard = list(dict.fromkeys(item for item in prepared if isinstance(item, _Comparison)))
+        hard: dict[str, dict[_Comparison, None]] = {}
+        for item in prepared:
+            if isinstance(item, _Comparison):
+                hard.setdefault(item.gold, {})[item] = None
+        judged: dict[_Comparison, Verdict | Malformed] = {}
         with ThreadPoolExecutor(self._limits.workers) as threads:
-            judged = dict(zip(hard, threads.map(self._judge, hard), strict=True))
+            for verdicts in threads.map(self._judge, hard.values()):
+                judged |= verdicts
         return [judged[item] if isinstance(item, _Comparison) else item for item in prepared]
 
     def close(self) -> None:
         """Ends the processes of the pool."""
         self._pool.close()
 
-    def _judge(self, comparison: _Comparison) -> Verdict | Malformed:
-        start = perf_counter()
-        judgement = self._pool.judge(comparison.gold, comparison.answer)
-        if judgement is Judgement.MALFORMED_GOLD:
-            return Malformed(
-                f"gold {comparison.gold[:80]!r} does not parse as mathematics: mend it"
-            )
-        correct = judgement is Judgement.EQUAL
-        return Verdict(correct, judgement.value, perf_counter() - start)
+    def _judge(
+        self, comparisons: Collection[_Comparison]
+    ) -> dict[_Comparison, Verdict | Malformed]:
+        """The verdicts on answers to one gold."""
+        verdicts, start = {}, perf_counter()
+        (gold,) = {comparison.gold for comparison in comparisons}
+        judgements = self._pool.judge(gold, (comparison.answer for comparison in comparisons))
+        for comparison, judgement in zip(comparisons, judgements, strict=True):
+            verdicts[comparison] = _verdict(gold, judgement, perf_counter() - start)
+            start = perf_counter()
+        return verdicts
+
+
+def _verdict(gold: str, judgement: Judgement, seconds: float) -> Verdict | Malformed:
+    if judgement is Judgement.MALFORMED_GOLD:
+        return Malformed(f"gold {gold[:80]!r} does not parse as mathematics: mend it")
+    return Verdict(judgement is Judgement.EQUAL, judgement.value, seconds)
 
 
 def _prepare(task: Task) -> Verdict | Malformed | _Comparison:

@@ -12,6 +12,7 @@ import queue
 import select
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
 from enum import Enum
 from pathlib import Path
 from time import monotonic
@@ -46,19 +47,21 @@ class MathPool:
         for _ in range(workers):
             self._idle.put(None)
 
-    def judge(self, gold: str, answer: str) -> Judgement:
-        """Whether the answer equals the gold; what outlives its time limit is a timeout."""
+    def judge(self, gold: str, answers: Iterable[str]) -> Iterator[Judgement]:
+        """Whether each answer equals the gold; what outlives its time limit is a timeout.
+
+        One process judges them all, as it parses the gold once.
+        """
         worker = self._idle.get()
         try:
-            worker = worker or _Worker(self._timeout_s)
-            judgement = worker.judge(gold, answer)
-        except _WorkerEndedError:
-            if worker is not None:
-                worker.close()
-            worker = None
-            return Judgement.TIMEOUT
-        else:
-            return judgement
+            for answer in answers:
+                worker = worker or _Worker(self._timeout_s)
+                try:
+                    judgement = worker.judge(gold, answer)
+                except _WorkerEndedError:
+                    worker.close()
+                    worker, judgement = None, Judgement.TIMEOUT
+                yield judgement
         finally:
             self._idle.put(worker)
 
