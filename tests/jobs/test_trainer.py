@@ -21,6 +21,8 @@ from jobs.step_trainer import PreferenceObjective
 from jobs.trainer_setup import build_trainer
 from tests.training_data import TARGET, pair_table, sft_table, worker_config
 
+pytestmark = pytest.mark.integration
+
 ROWS = 12
 COMMON = {"batch_size": ROWS, "precision": "fp32", "gradient_checkpointing": False}
 

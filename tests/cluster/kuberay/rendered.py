@@ -28,7 +28,9 @@ def render(folder: Path) -> list[Object]:
         pytest.skip("kubectl is not on PATH: the manifests were not rendered, and not checked")
     done = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return [document for document in yaml.safe_load_all(done.stdout) if document]
+    return [
+        document for document in yaml.load_all(done.stdout, Loader=yaml.CSafeLoader) if document
+    ]
 
 
 def overlay(name: str) -> list[Object]:

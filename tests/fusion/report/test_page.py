@@ -246,6 +246,7 @@ def load(chromium, html, folder):
     return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
 
+@pytest.mark.integration
 def test_a_browser_draws_every_chart_and_complains_of_nothing(chromium, html, page, tmp_path):
     dom, complaints = load(chromium, html, tmp_path)
     assert complaints == []
@@ -255,6 +256,7 @@ def test_a_browser_draws_every_chart_and_complains_of_nothing(chromium, html, pa
     assert dom.count('class="main-svg"') >= len(page.figures)
 
 
+@pytest.mark.integration
 def test_a_browser_runs_no_script_of_a_model(chromium, data, tmp_path):
     marker = "<script>document.documentElement.dataset.owned = 1</script>"
     attacked = render_page(data).replace("<main>", f"<main>{marker}", 1)

@@ -22,6 +22,7 @@ from fusion.errors import CrucibleError
 from fusion.store import Location, Table, fingerprint_rows
 from fusion.store import parts as files
 
+COMPACTIONS = 4
 MESSAGES = pa.list_(
     pa.struct([pa.field("role", pa.string(), False), pa.field("content", pa.string(), False)])
 )
@@ -299,7 +300,7 @@ contents = st.lists(
 
 
 @settings(
-    max_examples=40,
+    max_examples=15,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
@@ -427,7 +428,7 @@ def test_nothing_committed_is_ever_out_of_sight_while_others_append_and_compact(
 
     def compact() -> None:
         # Few enough that a reader which each of them makes start again gets through in the end.
-        if len(compactions) < 6:
+        if len(compactions) < COMPACTIONS:
             table.compact(target_rows=20)
             compactions.append(time.monotonic())
         time.sleep(0.3)
@@ -437,7 +438,7 @@ def test_nothing_committed_is_ever_out_of_sight_while_others_append_and_compact(
         thread.start()
     try:
         end = time.monotonic() + 60
-        while len(compactions) < 6 and time.monotonic() < end and not errors:
+        while len(compactions) < COMPACTIONS and time.monotonic() < end and not errors:
             known = list(committed)
             assert table.missing(known).to_pylist() == []
             assert set(known) <= set(table.read(["id"])["id"].to_pylist())
@@ -446,7 +447,7 @@ def test_nothing_committed_is_ever_out_of_sight_while_others_append_and_compact(
         stop.set()
         for thread in threads:
             thread.join()
-    assert errors == [] and len(committed) > 10 and len(compactions) >= 6
+    assert errors == [] and len(committed) > 10 and len(compactions) >= COMPACTIONS
     assert table.read().equals(numbered(*range(len(committed))))
 
 

@@ -10,6 +10,8 @@ from tests.services.gateway.asking import EchoSources, bearer, run_of
 from tests.services.gateway.contract import ASKS, CASES, READS, check_operation, operations_of
 from tests.services.page.canned import pair_row, write_pairs
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module")
 def keyed(tmp_path_factory):

@@ -13,6 +13,8 @@ from fusion.identity import prompt_id
 from fusion.records import PREFERENCES
 from tests.services.page.canned import ANSWERS, HOSTILE
 
+pytestmark = pytest.mark.integration
+
 
 def ask(page, prompt, *, until=3):
     """Ask and wait for so many answers to the newest question."""

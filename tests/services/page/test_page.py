@@ -21,6 +21,8 @@ from tests.services.page.canned import (
 )
 from tests.services.page.test_ask import ask, card
 
+pytestmark = pytest.mark.integration
+
 
 def test_identities_are_those_of_the_tables(page):
     texts = ["", "abc", *("x" * length for length in (55, 56, 63, 64, 65, 1000))]

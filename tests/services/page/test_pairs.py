@@ -12,6 +12,8 @@ from tests.services.page.canned import (
     write_pairs,
 )
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def pairs(page):
