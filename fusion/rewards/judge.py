@@ -27,7 +27,7 @@ from fusion.rewards.questions import (
 
 # Busy, or out of order for a while: worth asking again. Anything else is refused for good.
 _PASSING = {408, 409, 425, 429, 500, 502, 503, 504}
-_LONGEST_PAUSE_S = 30.0
+_LONGEST_PAUSE_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,7 @@ class JudgeClient:
     ) -> tuple[float, str]:
         failure = detail = ""
         for attempt in range(self._judge.attempts):
+            pause_s = 2.0**attempt
             try:
                 async with self._slots:
                     reply = await self._complete(question, attempt)
@@ -120,12 +121,14 @@ class JudgeClient:
                 failure, detail = "judge_failed", f"{response.status_code}: {response.text[:200]}"
                 if response.status_code not in _PASSING:
                     break
+                pause_s = _retry_after_s(response, pause_s)
             else:
                 if (value := read(reply)) is not None:
                     return value, reply
                 failure, detail = "judge_unclear", reply[-200:]
                 continue  # another seed, at once
-            await asyncio.sleep(min(2.0**attempt, _LONGEST_PAUSE_S))
+            if attempt + 1 < self._judge.attempts:
+                await asyncio.sleep(min(pause_s, _LONGEST_PAUSE_S))
         raise JudgeError(failure, detail)
 
     async def _complete(self, question: list[Message], attempt: int) -> str:
@@ -143,6 +146,12 @@ class JudgeClient:
             return str(response.json()["choices"][0]["message"]["content"] or "")
         except (ValueError, LookupError, TypeError):
             raise JudgeError("judge_failed", f"no completion: {response.text[:200]}") from None
+
+
+def _retry_after_s(response: httpx.Response, otherwise: float) -> float:
+    """The seconds for which a busy endpoint asks to be left alone."""
+    asked = response.headers.get("Retry-After", "")
+    return float(asked) if asked.isascii() and asked.isdigit() else otherwise
 
 
 def _headers(judge: Judge) -> dict[str, str]:

@@ -34,6 +34,8 @@ class Endpoint:
                 choice = {"message": {"role": "assistant", "content": said}}
                 content = json.dumps({"choices": [choice]}).encode()
                 self.send_response(status)
+                if status == 429:
+                    self.send_header("Retry-After", "17")
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
                 self.wfile.write(content)
@@ -122,6 +124,18 @@ def test_a_busy_endpoint_is_asked_again(endpoint):
     up = endpoint(lambda body: next(replies))
     (judgement,) = ask(Judge(url=up.url), Case(PROMPT, "a"))
     assert judgement.reward == 4.0
+
+
+def test_a_busy_endpoint_is_left_alone_for_as_long_as_it_asks(endpoint, monkeypatch):
+    replies, pauses = iter([429, 503, "Rating: 4"]), []
+
+    async def note(seconds):
+        pauses.append(seconds)
+
+    monkeypatch.setattr("fusion.rewards.judge.asyncio.sleep", note)
+    up = endpoint(lambda body: next(replies))
+    (judgement,) = ask(Judge(url=up.url), Case(PROMPT, "a"))
+    assert (judgement.reward, pauses) == (4.0, [17.0, 2.0])
 
 
 def test_a_refusal_is_not_asked_again(endpoint):
