@@ -22,7 +22,7 @@ class Shape:
         workers: How many share a step.
         tokens: Most tokens a forward pass of one worker, padding included.
         batching: padded: rows in their order; bucketed: rows of like length together; packed: the
-            same, and laid end to end without padding.
+            same, and laid end to end without padding, the prompt of a pair once.
     """
 
     batch_size: int
@@ -57,7 +57,8 @@ def steps_of_epoch(
     """The steps of one pass over the rows, in an order that seed and epoch alone decide.
 
     Args:
-        sequences: The lengths of each row's token sequences: one of a conversation, two of a pair.
+        sequences: The lengths of each row's token sequences: one of a conversation, two of a pair;
+            packed, the second without the prompt, which is computed with the first.
         shape: What bounds the forward passes.
         seed: The recipe's.
         epoch: Counted from 0.

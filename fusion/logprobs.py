@@ -3,7 +3,7 @@ language-model head, and never all their logits at once.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,29 +11,35 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
+from fusion.attention import BY_SPAN, Span
 from fusion.batching import Shape, plan_step
 
 # Logits of one slice of positions, in numbers: 128 MiB in float32.
 LOGITS_AT_ONCE = 1 << 25
 
-Sequences = Sequence[tuple[Sequence[int], Sequence[int]]]
+Tokens = Sequence[int]
+# Prompts, each with the replies that continue it: equally many of every prompt.
+Rows = Sequence[tuple[Tokens, Sequence[Tokens]]]
 
 
 @dataclass(frozen=True)
 class ReplyBatch:
     """Sequences of prompt and reply as a model takes them.
 
-    Shapes: `inputs` holds `input_ids` and either `attention_mask` [sequences, width], or
-    `position_ids` [1, tokens] that start anew with each sequence. `positions`, `targets` and
-    `owners` are [reply tokens]: where in the flattened hidden states a token is predicted, the
-    token, and which sequence it belongs to.
+    First the first replies of all rows, then the second ones, and so on. Shapes: `inputs` holds
+    `input_ids` and either `attention_mask` [sequences, width], or `position_ids` [1, tokens] that
+    start anew with each prompt and `spans`. `positions`, `targets` and `owners` are [reply
+    tokens]: where in the flattened hidden states a token is predicted, the token, and which
+    sequence it belongs to. `num_tokens` are those of prompts and replies, a prompt counted with
+    each of its replies.
     """
 
-    inputs: dict[str, Tensor]
+    inputs: dict[str, Any]
     positions: Tensor
     targets: Tensor
     owners: Tensor
     lengths: Tensor
+    num_tokens: int
 
     @property
     def ends(self) -> Tensor:
@@ -41,59 +47,89 @@ class ReplyBatch:
         return self.targets[self.lengths.cumsum(0) - 1][self.owners]
 
     @property
-    def num_tokens(self) -> int:
-        """Tokens of prompts and replies, padding left out."""
-        mask = self.inputs.get("attention_mask")
-        return self.size if mask is None else int(mask.sum())
-
-    @property
     def size(self) -> int:
         """Tokens that the model computes, padding included."""
-        return self.inputs["input_ids"].numel()
+        ids: Tensor = self.inputs["input_ids"]
+        return ids.numel()
+
+    @property
+    def num_padding(self) -> int:
+        """How many of them are padding."""
+        mask = self.inputs.get("attention_mask")
+        return 0 if mask is None else self.size - int(mask.sum())
 
     def to(self, device: torch.device) -> "ReplyBatch":
         """The same on another device."""
-        inputs = {name: tensor.to(device) for name, tensor in self.inputs.items()}
-        rest = (self.positions, self.targets, self.owners, self.lengths)
-        return ReplyBatch(inputs, *(tensor.to(device) for tensor in rest))
+        inputs = {
+            name: value.to(device) if isinstance(value, Tensor) else value
+            for name, value in self.inputs.items()
+        }
+        moved = {name: getattr(self, name).to(device) for name in _TENSORS}
+        return replace(self, inputs=inputs, **moved)
 
 
-def padded_batch(sequences: Sequences) -> ReplyBatch:
-    """One row a sequence, padded on the right to the longest."""
+_TENSORS = ("positions", "targets", "owners", "lengths")
+
+
+def padded_batch(rows: Rows) -> ReplyBatch:
+    """A line a sequence, padded on the right to the longest."""
+    sequences = _sequences(rows)
     width = max(len(prompt) + len(reply) for prompt, reply in sequences)
     ids = torch.zeros(len(sequences), width, dtype=torch.long)
     mask = torch.zeros(len(sequences), width, dtype=torch.long)
-    for row, (prompt, reply) in enumerate(sequences):
+    places = []
+    for line, (prompt, reply) in enumerate(sequences):
         tokens = torch.tensor([*prompt, *reply], dtype=torch.long)
-        ids[row, : len(tokens)] = tokens
-        mask[row, : len(tokens)] = 1
-    starts = [row * width for row in range(len(sequences))]
-    return _reply_batch({"input_ids": ids, "attention_mask": mask}, sequences, starts)
+        ids[line, : len(tokens)] = tokens
+        mask[line, : len(tokens)] = 1
+        reply_at = line * width + len(prompt)
+        places.append((reply_at - 1, reply_at))
+    return _reply_batch({"input_ids": ids, "attention_mask": mask}, sequences, places)
 
 
-def packed_batch(sequences: Sequences) -> ReplyBatch:
-    """All sequences end to end in one row; position ids tell the attention where each starts."""
-    whole = [[*prompt, *reply] for prompt, reply in sequences]
-    lengths = [len(tokens) for tokens in whole]
-    ids = torch.tensor([token for tokens in whole for token in tokens], dtype=torch.long)
-    positions = torch.cat([torch.arange(length) for length in lengths]).unsqueeze(0)
-    starts = [sum(lengths[:index]) for index in range(len(lengths))]
-    return _reply_batch(
-        {"input_ids": ids.unsqueeze(0), "position_ids": positions}, sequences, starts
-    )
+def packed_batch(rows: Rows) -> ReplyBatch:
+    """All in one line, end to end: every prompt once, its replies behind it."""
+    ids: list[int] = []
+    positions, spans = [], []
+    for prompt, replies in rows:
+        spans.append(Span(len(ids), len(prompt), tuple(map(len, replies))))
+        ends = [len(prompt) + len(reply) for reply in replies]
+        ids += [*prompt, *(token for reply in replies for token in reply)]
+        positions += [torch.arange(len(prompt)), *(torch.arange(len(prompt), n) for n in ends)]
+    inputs = {
+        "input_ids": torch.tensor([ids], dtype=torch.long),
+        "position_ids": torch.cat(positions).unsqueeze(0),
+        "spans": tuple(spans),
+    }
+    places = [[(s.start + s.prompt - 1, at.start) for at in s.replies_at()] for s in spans]
+    by_side = [place for side in zip(*places, strict=True) for place in side]
+    return _reply_batch(inputs, _sequences(rows), by_side)
+
+
+def _sequences(rows: Rows) -> list[tuple[Tokens, Tokens]]:
+    """First replies with their prompts, then second ones."""
+    num_replies = len(rows[0][1])
+    return [(prompt, replies[side]) for side in range(num_replies) for prompt, replies in rows]
 
 
 def _reply_batch(
-    inputs: dict[str, Tensor], sequences: Sequences, starts: Sequence[int]
+    inputs: dict[str, Any],
+    sequences: Sequence[tuple[Tokens, Tokens]],
+    places: Sequence[tuple[int, int]],
 ) -> ReplyBatch:
+    """`places` has of each reply the last token of its prompt, and its own first token."""
     positions, owners = [], []
-    for owner, ((prompt, reply), start) in enumerate(zip(sequences, starts, strict=True)):
-        first = start + len(prompt) - 1
-        positions.append(torch.arange(first, first + len(reply)))
+    for owner, ((_, reply), (before, first)) in enumerate(zip(sequences, places, strict=True)):
+        positions += [torch.tensor([before]), torch.arange(first, first + len(reply) - 1)]
         owners.append(torch.full((len(reply),), owner))
-    lengths = torch.tensor([len(reply) for _, reply in sequences])
-    targets = torch.tensor([token for _, reply in sequences for token in reply], dtype=torch.long)
-    return ReplyBatch(inputs, torch.cat(positions), targets, torch.cat(owners), lengths)
+    return ReplyBatch(
+        inputs,
+        torch.cat(positions),
+        torch.tensor([token for _, reply in sequences for token in reply], dtype=torch.long),
+        torch.cat(owners),
+        torch.tensor([len(reply) for _, reply in sequences]),
+        sum(len(prompt) + len(reply) for prompt, reply in sequences),
+    )
 
 
 def add_reply_head(model: Any) -> None:
@@ -147,19 +183,20 @@ def sums_by_sequence(logprobs: Tensor, batch: ReplyBatch) -> Tensor:
     return logprobs.new_zeros(len(batch.lengths)).index_add(0, batch.owners, logprobs)
 
 
-def logprobs_by_length(
-    model: Any, sequences: Sequences, *, tokens: int, device: torch.device
-) -> list[float]:
-    """Log-prob of each reply given its prompt, under a frozen model that has a reply head.
+def reply_logprobs(model: Any, rows: Rows, *, tokens: int, device: torch.device) -> list[float]:
+    """Log-prob of each row's one reply, under a frozen model that has a reply head.
 
-    Sequences of like length go together, at most `tokens` in a forward pass, padding included.
+    At most `tokens` in a forward pass, padding included; there is none where the model attends by
+    span, else rows of like length go together.
     """
-    lengths = [[len(prompt) + len(reply)] for prompt, reply in sequences]
-    shape = Shape(len(sequences), 1, tokens, "bucketed")
-    (passes,) = plan_step(range(len(sequences)), lengths, shape).passes
-    found = [0.0] * len(sequences)
+    lengths = [[len(prompt) + len(reply)] for prompt, (reply,) in rows]
+    is_packed = model.config._attn_implementation == BY_SPAN
+    shape = Shape(len(rows), 1, tokens, "packed" if is_packed else "bucketed")
+    (passes,) = plan_step(range(len(rows)), lengths, shape).passes
+    lay = packed_batch if is_packed else padded_batch
+    found = [0.0] * len(rows)
     for made in passes:
-        batch = padded_batch([sequences[row] for row in made.rows]).to(device)
+        batch = lay([rows[row] for row in made.rows]).to(device)
         with torch.inference_mode():
             logprobs, _ = call_reply_head(model, batch)
         sums = sums_by_sequence(logprobs.double(), batch).tolist()

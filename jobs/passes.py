@@ -50,8 +50,9 @@ class StepRows:
         self._sides = SFT_SIDES if "reply_ids" in rows.column_names else PAIR_SIDES
         prompts = _lengths(rows, "prompt_ids")
         self._replies = [_lengths(rows, side) for side in self._sides]
+        lengths_of = _packed_lengths if shape.batching == "packed" else _padded_lengths
         self.sequences = [
-            [prompt + reply for reply in replies]
+            lengths_of(prompt, replies)
             for prompt, *replies in zip(prompts, *self._replies, strict=True)
         ]
 
@@ -70,9 +71,8 @@ class StepRows:
     def make_pass(self, forward: ForwardPass) -> Pass:
         """The tensors of one forward pass."""
         rows = self._rows.take(list(forward.rows)).to_pylist()
-        sequences = [(row["prompt_ids"], row[side]) for side in self._sides for row in rows]
         lay = packed_batch if self._shape.batching == "packed" else padded_batch
-        batch = lay(sequences)
+        batch = lay([(row["prompt_ids"], [row[side] for side in self._sides]) for row in rows])
         return Pass(batch, float(forward.counts), _reference(rows, batch))
 
 
@@ -103,6 +103,15 @@ def _reference(rows: Sequence[dict[str, Any]], batch: ReplyBatch) -> PairLogps |
     columns = ("ref_chosen_logps", "ref_rejected_logps")
     sums = torch.tensor([row[column] for column in columns for row in rows])
     return pair_logps(sums, batch.lengths)
+
+
+def _padded_lengths(prompt: int, replies: Sequence[int]) -> list[int]:
+    return [prompt + reply for reply in replies]
+
+
+def _packed_lengths(prompt: int, replies: Sequence[int]) -> list[int]:
+    """The prompt is computed with the first reply alone."""
+    return [prompt + replies[0], *replies[1:]]
 
 
 def _lengths(rows: pa.Table, column: str) -> list[int]:

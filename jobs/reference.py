@@ -124,6 +124,7 @@ class ReferenceModel:
         import torch
         from transformers import AutoModelForCausalLM
 
+        from fusion.attention import BY_SPAN, separates_sequences
         from fusion.logprobs import add_reply_head
 
         if threads:
@@ -131,6 +132,8 @@ class ReferenceModel:
         dtype = torch.bfloat16 if training.arithmetic == "bf16" else torch.float32
         self._device = torch.device("cuda" if on_gpu else "cpu")
         loaded = AutoModelForCausalLM.from_pretrained(local_copy(model), dtype=dtype)
+        if separates_sequences(loaded):
+            loaded.set_attn_implementation(BY_SPAN)
         add_reply_head(loaded)
         self._model = loaded.eval().to(self._device)
         self._tokens = training.micro_batch_tokens
@@ -140,14 +143,12 @@ class ReferenceModel:
         """The reference rows of a batch of replies."""
         import torch
 
-        from fusion.logprobs import logprobs_by_length
+        from fusion.logprobs import reply_logprobs
 
         rows = batch.to_pylist()
-        replies = [(row["prompt_ids"], row["reply_ids"]) for row in rows]
+        replies = [(row["prompt_ids"], [row["reply_ids"]]) for row in rows]
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._mixed):
-            sums = logprobs_by_length(
-                self._model, replies, tokens=self._tokens, device=self._device
-            )
+            sums = reply_logprobs(self._model, replies, tokens=self._tokens, device=self._device)
         return pa.Table.from_pylist(
             [
                 {

@@ -195,7 +195,8 @@ class StepTrainer(Trainer):
             logprobs, ended = call_reply_head(model, batch)
         moved = Pass(batch, made.weight, reference)
         share, counted = self._objective(logprobs, ended, moved, step)
-        counted |= {"loss": share, "computed_tokens": batch.size, "tokens": batch.num_tokens}
+        counted |= {"loss": share, "tokens": batch.num_tokens}
+        counted |= {"padding": batch.num_padding, "computed": batch.size}
         return share * made.weight, {k: v * made.weight for k, v in counted.items()}
 
     @contextlib.contextmanager
@@ -219,12 +220,12 @@ class StepTrainer(Trainer):
 
     def _note_step(self, sums: dict[str, float], step: WorkerStep, seconds: float) -> None:
         """Keep the figures for the log; every worker has the same, so all stop at once."""
-        tokens, computed = sums.pop("tokens"), sums.pop("computed_tokens")
-        loss = sums.pop("loss")
+        loss, tokens = sums.pop("loss"), sums.pop("tokens")
+        padding = sums.pop("padding") / sums.pop("computed")
         self._figures = self._objective.figures(sums, step)
         start = self.state.log_history[0] if self.state.log_history else self._figures
         self._stop_where(self._objective.objection(self._figures | {"loss": loss}, start))
-        self._figures |= {"tokens_per_second": tokens / seconds, "padding": 1 - tokens / computed}
+        self._figures |= {"tokens_per_second": tokens / seconds, "padding": padding}
 
     def _stop_where(self, objection: str | None) -> None:
         if objection and not self.stopped:

@@ -10,11 +10,12 @@ import torch.distributed as dist
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, PrinterCallback, TrainingArguments
 from transformers.distributed import DistributedConfig
-from transformers.utils import is_flash_attn_2_available
 
+from fusion.attention import BY_SPAN, separates_sequences
 from fusion.batching import Batching, Shape
 from fusion.chat import load_tokenizer
 from fusion.checkpoints import local_copy
+from fusion.errors import BadInputError
 from fusion.logprobs import add_reply_head
 from fusion.recipe import Dpo, Lora, Training
 from jobs.passes import StepRows
@@ -22,7 +23,6 @@ from jobs.step_keeper import LogWriter, StepKeeper, trackers
 from jobs.step_trainer import Objective, PreferenceObjective, StepTrainer, SupervisedObjective
 from jobs.training_worker import WorkerConfig
 
-FLASH_ATTENTION = "flash_attention_2"
 DEEPSPEED_STAGES = {"zero2": 2, "zero3": 3}
 
 
@@ -38,11 +38,10 @@ def build_trainer(
     """The trainer of one worker; `resumed` is the folder of the step it goes on from."""
     section = config.training
     arguments = _arguments(config)
-    flash = config.on_gpu and section.precision == "bf16" and is_flash_attn_2_available()
-    attention = FLASH_ATTENTION if flash else "sdpa"
-    batching: Batching = "packed" if attention == FLASH_ATTENTION else "bucketed"
-    if section.batching != "auto":
-        batching = section.batching
+    model = _load_model(config, resumed)
+    batching = _batching(section, model)
+    if batching == "packed":
+        model.set_attn_implementation(BY_SPAN)
     shape = Shape(section.batch_size, arguments.world_size, section.micro_batch_tokens, batching)
     objective: Objective = (
         PreferenceObjective(section) if isinstance(section, Dpo) else SupervisedObjective()
@@ -53,7 +52,7 @@ def build_trainer(
         leads_node=arguments.local_process_index == 0,
     )
     trainer = StepTrainer(
-        model=_load_model(config, resumed, attention),
+        model=get_peft_model(model, _adapters(section.lora)) if section.lora else model,
         args=arguments,
         processing_class=load_tokenizer(local_copy(config.model), config.revision),
         objective=objective,
@@ -75,7 +74,24 @@ def _is_sharded(section: Training) -> bool:
     return section.strategy == "fsdp2" and dist.is_initialized() and dist.get_world_size() > 1
 
 
-def _load_model(config: WorkerConfig, resumed: Path | None, attention: str) -> Any:
+def _batching(section: Training, model: Any) -> Batching:
+    """The recipe's; where it leaves that open, packed for a model that allows it.
+
+    Raises:
+        BadInputError: the recipe asks for packed, and the model mixes tokens outside attention.
+    """
+    can_pack = separates_sequences(model)
+    if section.batching == "auto":
+        return "packed" if can_pack else "bucketed"
+    if section.batching == "packed" and not can_pack:
+        raise BadInputError(
+            f"{type(model).__name__} cannot keep sequences apart that lie end to end, so batching "
+            "cannot be packed; set it to bucketed, or leave it to auto."
+        )
+    return section.batching
+
+
+def _load_model(config: WorkerConfig, resumed: Path | None) -> Any:
     """The model to train, made after the arguments, which tell ZeRO-3 to shard."""
     section = config.training
     if section.strategy in DEEPSPEED_STAGES and dist.is_initialized():
@@ -87,12 +103,11 @@ def _load_model(config: WorkerConfig, resumed: Path | None, attention: str) -> A
         str(resumed) if resumed and sharded else local_copy(config.model),
         revision=config.revision,
         dtype=torch.bfloat16 if section.arithmetic == "bf16" else torch.float32,
-        attn_implementation=attention,
         **(_fsdp2(section) if sharded else {}),
     )
     _disable_dropout(model)
     add_reply_head(model)
-    return get_peft_model(model, _adapters(section.lora)) if section.lora else model
+    return model
 
 
 def _adapters(lora: Lora) -> LoraConfig:

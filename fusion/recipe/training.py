@@ -35,7 +35,8 @@ class Training(Section):
     batching: Literal["auto", "padded", "bucketed", "packed"] = Field(
         "auto",
         description="padded: rows in their order; bucketed: rows of like length together; packed: "
-        "end to end without padding; auto: packed with flash attention, bucketed elsewhere.",
+        "end to end without padding, a pair's prompt once; auto: packed, but bucketed for models "
+        "that mix tokens outside attention.",
     )
     max_length: PositiveInt = Field(2048, description="Longest conversation, in tokens.")
     too_long: Literal["drop", "cut"] = Field(

@@ -10,9 +10,9 @@ from fusion.logprobs import (
     add_reply_head,
     call_reply_head,
     expected_lengths,
-    logprobs_by_length,
     packed_batch,
     padded_batch,
+    reply_logprobs,
 )
 
 TARGET = Path(__file__).parents[2] / "rehearsal" / "models" / "target"
@@ -34,9 +34,9 @@ def plain_sum(model, prompt, reply):
 
 @pytest.mark.parametrize("tokens", [1, 12, 1000])
 def test_batched_padded_logprobs_equal_those_of_each_reply_alone(model, tokens):
-    sequences = [([5, 6, 7], [11, 12]), ([8], [13, 14, 15, 16]), ([9, 10], [17])]
-    found = logprobs_by_length(model, sequences, tokens=tokens, device=torch.device("cpu"))
-    expected = [plain_sum(model, *sequence) for sequence in sequences]
+    rows = [([5, 6, 7], [[11, 12]]), ([8], [[13, 14, 15, 16]]), ([9, 10], [[17]])]
+    found = reply_logprobs(model, rows, tokens=tokens, device=torch.device("cpu"))
+    expected = [plain_sum(model, prompt, reply) for prompt, (reply,) in rows]
     assert found == pytest.approx(expected, abs=1e-4)
 
 
@@ -49,18 +49,18 @@ def test_reply_head_agrees_with_the_models_own_in_every_family(family, monkeypat
     add_reply_head(model)
     monkeypatch.setattr("fusion.logprobs.LOGITS_AT_ONCE", 3 * model.config.vocab_size)
     device = torch.device("cpu")
-    (found,) = logprobs_by_length(model, [([5, 6, 7], [11, 12, 13, 14])], tokens=9, device=device)
+    (found,) = reply_logprobs(model, [([5, 6, 7], [[11, 12, 13, 14]])], tokens=9, device=device)
     assert found == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("lay", [padded_batch, packed_batch])
 def test_expected_length_sums_the_probabilities_of_reaching_each_token(model, lay):
-    sequences = [([5, 6, 7], [11, 12, 2]), ([8], [13, 2])]
-    batch = lay(sequences)
+    rows = [([5, 6, 7], [[11, 12, 2]]), ([8], [[13, 2]])]
+    batch = lay(rows)
     with torch.no_grad():
         _, ended = call_reply_head(model, batch)
     found = expected_lengths(ended, batch).tolist()
-    for (prompt, reply), length in zip(sequences, found, strict=True):
+    for (prompt, (reply,)), length in zip(rows, found, strict=True):
         with torch.no_grad():
             logits = model(torch.tensor([prompt + reply])).logits[0].double()
         ends = torch.softmax(logits, dim=-1)[len(prompt) - 1 : -1, reply[-1]].tolist()

@@ -13,7 +13,7 @@ from trl import DPOConfig, DPOTrainer
 from fusion.batching import Shape, plan_step
 from fusion.chat import load_tokenizer
 from fusion.checkpoints import committed_steps, is_complete, step_folder, step_note
-from fusion.logprobs import add_reply_head, logprobs_by_length
+from fusion.logprobs import add_reply_head, reply_logprobs
 from fusion.recipe import Dpo, Sft
 from jobs.model_export import export_model
 from jobs.passes import StepRows
@@ -60,7 +60,8 @@ def test_loss_and_gradients_are_those_of_trl(tmp_path, ours, trls):
     loss, gradients, _ = step_of(tmp_path, "dpo", loss=ours, beta=beta)
     trl_loss, trl_gradients = _trl_step(tmp_path, trls, beta)
     assert loss == pytest.approx(trl_loss, abs=1e-5)
-    assert torch.allclose(gradients, trl_gradients, atol=1e-5)
+    largest = trl_gradients.abs().max().item()  # 15 with ipo, 0.2 with the others
+    assert torch.allclose(gradients, trl_gradients, atol=1e-5 * max(1, largest))
 
 
 def _trl_step(folder: Path, loss: str, beta: float) -> tuple[float, torch.Tensor]:
@@ -136,8 +137,8 @@ def _with_own_reference(table):
     add_reply_head(model)
     rows, device = table.to_pylist(), torch.device("cpu")
     for side in ("chosen", "rejected"):
-        sequences = [(row["prompt_ids"], row[f"{side}_ids"]) for row in rows]
-        found = logprobs_by_length(model, sequences, tokens=500, device=device)
+        replies = [(row["prompt_ids"], [row[f"{side}_ids"]]) for row in rows]
+        found = reply_logprobs(model, replies, tokens=500, device=device)
         place = table.column_names.index(f"ref_{side}_logps")
         table = table.set_column(place, f"ref_{side}_logps", [found])
     return table
