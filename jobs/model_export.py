@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from fusion.cards import training_card
 from fusion.chat import load_tokenizer
@@ -25,7 +26,12 @@ from jobs.training_worker import WorkerConfig
 
 
 def export_model(config: WorkerConfig, num_rows: int) -> None:
-    """Write the log, then the model of the best step to its checkpoint."""
+    """Write the log, then the model of the best step to its checkpoint.
+
+    One worker does it alone: what ZeRO-3 set up, by which a model that is loaded is shared out to
+    all workers, ends here.
+    """
+    unset_hf_deepspeed_config()
     steps = committed_steps(config.steps)
     last = _log_of(config, steps[-1])
     config.log.write_text("".join(json.dumps(entry) + "\n" for entry in last))

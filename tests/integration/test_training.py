@@ -94,15 +94,16 @@ def kill_in_dpo(recipe: Path, after_steps: int) -> list[dict]:
     """
     steps = recipe.parent / "runs" / "training" / "checkpoints"
     with subprocess.Popen(command(recipe), cwd=ROOT) as first:
-        deadline = time.monotonic() + 600
+        deadline = time.monotonic() + 300
         wanted = f"dpo-*/work/steps/{after_steps:08d}/complete.json"
-        while not list(steps.glob(wanted)) and time.monotonic() < deadline:
+        while not (saved := list(steps.glob(wanted))) and time.monotonic() < deadline:
             assert first.poll() is None, "it ended before it could be killed"
             time.sleep(0.05)
         driver = psutil.Process(first.pid)
         for process in [driver, *driver.children(recursive=True)]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
+    assert saved, "dpo did not come so far"
     last = sorted(steps.glob("dpo-*/work/steps/*/complete.json"))[-1].parent
     return json.loads((last / "trainer_state.json").read_text())["log_history"]
 
