@@ -8,7 +8,11 @@ out. TRL runs with its own defaults (8 pairs a forward pass, gradient checkpoint
 reference model), but for max_length, which would cut at 1,024. Ours has the recipe's defaults and 8
 pairs a step. Tokens are counted without padding. Both run one thread by default, and seconds are
 the CPU's for the process, so that others on the machine count little; wall-clock seconds stand in
-the context. The two workers are timed by the wall clock. Peak memory is that of the process.
+the context. Peak memory is that of the process.
+
+Two workers over one: tokens a second by the wall clock, from the end of the first step to the end
+of the last, the same pairs a step. Two trainings side by side that share nothing are timed as well,
+as a machine's cores may slow each other.
 """
 
 import argparse
@@ -42,30 +46,38 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=48)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--no-workers", action="store_true", help="Leave two workers out.")
+    parser.add_argument("--only", choices=("peer", "workers"), help="Leave the other out.")
     options = parser.parse_args()
+    figures: dict[str, Any] = {}
+    context: dict[str, Any] = {"threads": options.threads, "pairs": options.pairs}
     with tempfile.TemporaryDirectory() as folder:
-        _alone(_make, folder, options.pairs)
-        ours = _alone(_run_ours, folder, options.threads)
-        peer = _alone(_run_peer, folder, options.threads)
-        workers = [] if options.no_workers else [_run_workers(folder, n) for n in (1, 2)]
-    tokens = ours["tokens"]
-    whole = tokens / (ours["seconds"] + ours["reference_seconds"])
-    figures = {
-        "with_reference": _figure(whole, tokens / peer["seconds"], "tokens/s", 1.5),
-        "without_reference": _figure(
-            tokens / ours["seconds"], tokens / peer["seconds"], "tokens/s", 2.0
-        ),
-        "peak_memory": _figure(ours["peak_mib"], peer["peak_mib"], "MiB", 1.0, most=True),
-    }
-    if workers:
-        one, two = (row["rate"] for row in workers)
-        figures["two_workers_over_one"] = _figure(two, one, "tokens/s", 1.7)
+        context["data"] = _alone(_make, folder, options.pairs)
+        if options.only != "workers":
+            _compare_with_peer(folder, options.threads, figures, context)
+        if options.only != "peer":
+            _compare_workers(folder, figures, context)
     for name, row in figures.items():
         cells = f"{row['ours']:>10.1f}{row['peer']:>10.1f}{row['ratio']:>7.2f}"
         print(f"{name:<22}{cells}  {row['unit']:<9} target {row['target']:<4} met {row['met']}")
-    context = {"ours": ours, "trl": peer, "threads": options.threads, "pairs": options.pairs}
     print(json.dumps({"name": "training", "figures": figures, "context": context}))
+
+
+def _compare_with_peer(
+    folder: str, threads: int, figures: dict[str, Any], context: dict[str, Any]
+) -> None:
+    ours = context["ours"] = _alone(_run_ours, folder, threads)
+    peer = context["trl"] = _alone(_run_peer, folder, threads)
+    tokens, peers = ours["tokens"], ours["tokens"] / peer["seconds"]
+    whole = tokens / (ours["seconds"] + ours["reference_seconds"])
+    figures["with_reference"] = _figure(whole, peers, "tokens/s", 1.5)
+    figures["without_reference"] = _figure(tokens / ours["seconds"], peers, "tokens/s", 2.0)
+    figures["peak_memory"] = _figure(ours["peak_mib"], peer["peak_mib"], "MiB", 1.0, most=True)
+
+
+def _compare_workers(folder: str, figures: dict[str, Any], context: dict[str, Any]) -> None:
+    one, two = _rate(folder, 1, share=True), _rate(folder, 2, share=True)
+    figures["two_workers_over_one"] = _figure(two, one, "tokens/s", 1.7)
+    context["two_trainings_over_one"] = round(_rate(folder, 2, share=False) / one, 2)
 
 
 def _figure(
@@ -232,37 +244,60 @@ def _run_peer(folder: str, threads: int) -> dict[str, Any]:
     }
 
 
-def _run_workers(folder: str, workers: int) -> dict[str, Any]:
-    """Workers of one thread each, without the reference."""
+def _rate(folder: str, processes: int, *, share: bool) -> float:
+    """Tokens a second of processes of one thread each, without the reference: workers that share
+    one training, or each a training of its own.
+    """
     table = pq.read_table(f"{folder}/pairs.parquet")
     for side in ("chosen", "rejected"):
         table = table.append_column(f"ref_{side}_logps", [[-900.0] * table.num_rows])
     context = multiprocessing.get_context("spawn")
-    seconds = context.Queue()
-    processes = [
-        context.Process(target=_run_worker, args=(folder, table, rank, workers, seconds))
-        for rank in range(workers)
+    rates = context.Queue()
+    ranks = [
+        (rank, processes, 29731) if share else (0, 1, 29731 + rank) for rank in range(processes)
     ]
-    for process in processes:
+    started = [
+        context.Process(target=_run_worker, args=(folder, table, *place, rates)) for place in ranks
+    ]
+    for process in started:
         process.start()
-    longest = max(seconds.get() for _ in processes)
-    for process in processes:
+    found = [rates.get(timeout=600) for _ in started]
+    for process in started:
         process.join()
-    return {"workers": workers, "rate": round(_tokens(table) / longest, 1)}
+    rate = min(found) if share else sum(found)
+    print(f"{processes} processes, one training {share}: {rate:.1f} tokens/s", flush=True)
+    return rate
 
 
-def _run_worker(folder: str, table: pa.Table, rank: int, workers: int, seconds: Any) -> None:
+def _run_worker(
+    folder: str, table: pa.Table, rank: int, workers: int, port: int, rates: Any
+) -> None:
+    """Tokens a second over all workers from the end of the first step to the end of the last."""
     import torch
+    from transformers import TrainerCallback
 
-    port = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29731"}
+    from fusion.batching import Shape, steps_of_epoch
+
+    class Clock(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.ends: list[float] = []
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.ends.append(time.perf_counter())
+
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(workers)}
-    os.environ.update(port | place)
+    os.environ.update(group | place)
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo")
     trainer = _trainer(folder, table, workers=workers)
-    started = time.perf_counter()
+    clock = Clock()
+    trainer.add_callback(clock)
     trainer.train()
-    seconds.put(time.perf_counter() - started)
+    alone = Shape(PAIRS_A_STEP, 1, MAX_LENGTH, "padded")
+    order = steps_of_epoch([[1]] * table.num_rows, alone, seed=trainer.args.seed, epoch=0)
+    tokens = _tokens(table) - _tokens(table.take(list(next(order).rows)))
+    rates.put(tokens / (clock.ends[-1] - clock.ends[0]))
     torch.distributed.barrier()
 
 
