@@ -196,7 +196,7 @@ def _trainer(folder: str, table: pa.Table, *, workers: int) -> Any:
         checkpoint=here,
         log=here / "log.jsonl",
         on_gpu=False,
-        threads=1,
+        cores=1,
     )
     trainer = build_trainer(config, table, None, None)
     trainer.args.save_strategy = "no"

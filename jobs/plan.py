@@ -88,16 +88,19 @@ def asked_sources(recipe: Recipe) -> list[Source]:
 
 
 def check_workers(recipe: Recipe, stage: str, holdings: Holdings) -> None:
-    """See that there is a GPU, or a CPU where there are none, for each worker of a training stage.
+    """See that there is a GPU, or a CPU where there are none, for each worker that a training stage
+    cannot do without.
 
     Raises:
         DoesNotFitError: there are fewer.
     """
-    workers, units = getattr(recipe, stage).workers, holdings.gpus or holdings.cpus
+    section, units = getattr(recipe, stage), holdings.gpus or holdings.cpus
+    key = "min_workers" if section.min_workers else "workers"
+    workers = getattr(section, key)
     if workers > units:
         kind = "GPUs" if holdings.gpus else "CPUs"
         raise DoesNotFitError(
-            f"{stage}.workers is {workers} and there are {units:g} {kind}; ask for fewer workers."
+            f"{stage}.{key} is {workers} and there are {units:g} {kind}; ask for fewer workers."
         )
 
 

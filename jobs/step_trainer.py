@@ -142,7 +142,7 @@ class StepTrainer(Trainer):
         rows: StepRows,
         held_out: StepRows | None,
         shape: Shape,
-        sharded: bool,
+        fsdp2: bool,
         **arguments: Any,
     ) -> None:
         super().__init__(train_dataset=rows, **arguments)
@@ -150,7 +150,7 @@ class StepTrainer(Trainer):
         self._held_out = held_out
         self._objective = objective
         self._shape = shape
-        self._is_fsdp2 = sharded
+        self._is_fsdp2 = fsdp2
         self._sampler = StepSampler(rows, shape, seed=self.args.seed, rank=self.args.process_index)
         self._figures: dict[str, float] = {}
 
@@ -205,7 +205,7 @@ class StepTrainer(Trainer):
         self.accelerator.gradient_state._set_sync_gradients(last)
         if last or self.is_deepspeed_enabled:
             yield
-        elif self._is_fsdp2:
+        elif self._is_fsdp2 and self.args.world_size > 1:
             with self._defer_fsdp_gradient_reduction():
                 yield
         else:
@@ -263,10 +263,13 @@ class StepTrainer(Trainer):
             self.log(self.judge())
         super()._save_checkpoint(model, trial)
         if self._is_fsdp2:
-            self._save_sharded_state(f"{self.args.output_dir}/checkpoint-{self.state.global_step}")
+            self._save_by_name(f"{self.args.output_dir}/checkpoint-{self.state.global_step}")
 
-    def _save_sharded_state(self, folder: str) -> None:
-        """What the base class cannot save under FSDP2: the state of optimiser and schedule."""
+    def _save_by_name(self, folder: str) -> None:
+        """What the base class cannot save under FSDP2: the state of optimiser and schedule.
+
+        It is kept by the names of parameters, so that any number of workers can take it up.
+        """
         save_optimizer_distributed(self.model, self.optimizer.optimizer, f"{folder}/optimizer")
         self._save_rng_state(folder)
         if self.args.should_save:
@@ -281,7 +284,7 @@ class StepTrainer(Trainer):
         self.lr_scheduler.load_state_dict(state)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Under FSDP2 the weights were loaded, and sharded, from the checkpoint already."""
+        """Under FSDP2 the model was loaded from the checkpoint already."""
         if not self._is_fsdp2:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 

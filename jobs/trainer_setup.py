@@ -59,7 +59,7 @@ def build_trainer(
         rows=StepRows(rows, shape),
         held_out=StepRows(held_out, shape) if held_out is not None and held_out.num_rows else None,
         shape=shape,
-        sharded=_is_sharded(section),
+        fsdp2=section.strategy == "fsdp2",
         callbacks=[
             keeper,
             LogWriter(config.log),
@@ -68,10 +68,6 @@ def build_trainer(
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
-
-
-def _is_sharded(section: Training) -> bool:
-    return section.strategy == "fsdp2" and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def _batching(section: Training, model: Any) -> Batching:
@@ -98,12 +94,12 @@ def _load_model(config: WorkerConfig, resumed: Path | None) -> Any:
         import deepspeed  # takes seconds, and compiles on its first use
 
         deepspeed.init_distributed()  # ZeRO-3 shards while loading and must know all workers
-    sharded = _is_sharded(section)
+    is_fsdp2 = section.strategy == "fsdp2"
     model = AutoModelForCausalLM.from_pretrained(
-        str(resumed) if resumed and sharded else local_copy(config.model),
+        str(resumed) if resumed and is_fsdp2 else local_copy(config.model),
         revision=config.revision,
         dtype=torch.bfloat16 if section.arithmetic == "bf16" else torch.float32,
-        **(_fsdp2(section) if sharded else {}),
+        **(_fsdp2(section) if is_fsdp2 and _world_size() > 1 else {}),
     )
     _disable_dropout(model)
     add_reply_head(model)
@@ -122,7 +118,7 @@ def _adapters(lora: Lora) -> LoraConfig:
 
 def _fsdp2(section: Training) -> dict[str, Any]:
     mixed = section.precision == "bf16"
-    sharding = DistributedConfig(fsdp_size=dist.get_world_size(), fsdp_mixed_precision=mixed)
+    sharding = DistributedConfig(fsdp_size=_world_size(), fsdp_mixed_precision=mixed)
     return {"distributed_config": sharding}
 
 
@@ -138,11 +134,10 @@ def _disable_dropout(model: Any) -> None:
 def _arguments(config: WorkerConfig) -> TrainingArguments:
     """What transformers' Trainer is told; a step of ours is one batch of its."""
     section, zero = config.training, DEEPSPEED_STAGES.get(config.training.strategy)
-    world = dist.get_world_size() if dist.is_initialized() else 1
     return TrainingArguments(
         output_dir=str(config.scratch / "trainer"),
         num_train_epochs=section.epochs,
-        per_device_train_batch_size=max(1, section.batch_size // world),
+        per_device_train_batch_size=max(1, section.batch_size // _world_size()),
         gradient_accumulation_steps=1,
         learning_rate=section.learning_rate,
         lr_scheduler_type="cosine",
@@ -159,7 +154,7 @@ def _arguments(config: WorkerConfig) -> TrainingArguments:
         logging_nan_inf_filter=False,
         save_strategy="steps",
         save_steps=section.save_steps,
-        save_only_model=_is_sharded(section),  # the step trainer saves the rest
+        save_only_model=section.strategy == "fsdp2",  # the step trainer saves the rest
         run_name=config.name,
         report_to="none",
         disable_tqdm=True,
@@ -167,6 +162,10 @@ def _arguments(config: WorkerConfig) -> TrainingArguments:
         dataloader_pin_memory=False,
         deepspeed=deepspeed_config(zero) if zero else None,
     )
+
+
+def _world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def deepspeed_config(stage: int) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def train(
         checkpoint=checkpoint,
         log=log,
         on_gpu=on_gpu,
-        threads=max(1, holdings.cores // training.workers),
+        cores=holdings.cores,
     )
     _check_workers(config)
     if not committed_steps(config.steps):
@@ -79,7 +79,7 @@ def train(
     trainer = TorchTrainer(
         train_loop,
         train_loop_config={"config": config},
-        scaling_config=ScalingConfig(num_workers=training.workers, use_gpu=on_gpu),
+        scaling_config=ScalingConfig(num_workers=_num_workers(training), use_gpu=on_gpu),
         run_config=RunConfig(
             name=f"ray-{uuid4().hex}",
             storage_path=work.path,
@@ -97,6 +97,13 @@ def train(
             _stop_sentence(name, result.return_value, committed_steps(config.steps))
         )
     work.delete()
+
+
+def _num_workers(training: Training) -> Any:  # Ray's type leaves the range out
+    """A range makes Ray Train elastic: it starts the workers anew when their number changes."""
+    if training.min_workers is None:
+        return training.workers
+    return training.min_workers, training.workers
 
 
 def _check_workers(config: WorkerConfig) -> None:

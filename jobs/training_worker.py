@@ -22,7 +22,7 @@ ROWS_FILE, HELD_OUT_FILE = "rows.parquet", "held_out.parquet"
 
 @dataclass(frozen=True)
 class WorkerConfig:
-    """What a worker is told; see `jobs.training.train`."""
+    """What a worker is told; see `jobs.training.train`. `cores` are those of all workers."""
 
     name: str
     model: str
@@ -32,7 +32,7 @@ class WorkerConfig:
     checkpoint: Location
     log: Location
     on_gpu: bool
-    threads: int
+    cores: int
 
     @property
     def work(self) -> Location:
@@ -59,9 +59,9 @@ def train_as_worker(config: WorkerConfig) -> str | None:
     from jobs.model_export import export_model
     from jobs.trainer_setup import build_trainer, total_steps
 
-    if not config.on_gpu:
-        torch.set_num_threads(config.threads)
     context = ray.train.get_context()
+    if not config.on_gpu:
+        torch.set_num_threads(max(1, config.cores // context.get_world_size()))
     leads_node = context.get_local_rank() == 0
     if leads_node:
         shutil.rmtree(config.scratch, ignore_errors=True)

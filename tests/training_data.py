@@ -60,7 +60,7 @@ def worker_config(folder: Path, training: Any) -> Any:
         checkpoint=Location.of(folder / "checkpoint"),
         log=Location.of(folder / "log.jsonl"),
         on_gpu=False,
-        threads=1,
+        cores=1,
     )
 
 

@@ -7,7 +7,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 from fusion.recipe.section import Section, Share
 
 LossName = Literal["ln_dpo", "dpo", "ipo", "simpo", "orpo"]
-_PACE = {"workers", "micro_batch_tokens", "batching", "trackers", "restarts"}
+_PACE = {"workers", "min_workers", "micro_batch_tokens", "batching", "trackers", "restarts"}
 _REFERENCE_FREE: tuple[LossName, ...] = ("simpo", "orpo")
 
 
@@ -52,6 +52,11 @@ class Training(Section):
     max_grad_norm: PositiveFloat = Field(1.0, description="Longer gradients are clipped.")
     seed: int = Field(42, description="Order of the rows.")
     workers: PositiveInt = Field(1, description="Ray Train workers.")
+    min_workers: PositiveInt | None = Field(
+        None,
+        description="With ddp or fsdp2: so few are enough to start, and to go on when a node is "
+        "lost; more join when there is room. By default all are needed.",
+    )
     strategy: Literal["ddp", "fsdp2", "zero2", "zero3"] = Field(
         "ddp",
         description="How workers share the model: whole, by PyTorch's FSDP2, or by DeepSpeed's "
@@ -94,6 +99,21 @@ class Training(Section):
             raise ValueError(
                 f"batch_size {self.batch_size} gives {self.workers} workers less than a row each; "
                 "raise it or lower workers"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _fewer_workers_can_take_over(self) -> Self:
+        if self.min_workers is None:
+            return self
+        if self.min_workers > self.workers:
+            raise ValueError(
+                f"min_workers {self.min_workers} is above workers {self.workers}; lower it"
+            )
+        if self.strategy not in ("ddp", "fsdp2"):
+            raise ValueError(
+                f"min_workers with strategy {self.strategy} is not supported: its saved steps fit "
+                "one number of workers; leave it out, or choose ddp or fsdp2"
             )
         return self
 

@@ -98,6 +98,8 @@ def test_a_source_may_not_take_a_checkpoint_s_name(name):
         ("dpo", {"loss": "kto"}, "dpo.loss"),
         ("sft", {"batch_size": 2, "workers": 4}, "less than a row each"),
         ("dpo", {"lora": {"rank": 8}, "strategy": "zero3"}, "choose ddp or zero2"),
+        ("sft", {"workers": 2, "min_workers": 3}, "above workers 2"),
+        ("dpo", {"workers": 2, "min_workers": 1, "strategy": "zero2"}, "choose ddp or fsdp2"),
     ],
 )
 def test_training_that_cannot_go_well_is_refused(stage, keys, said):
@@ -105,7 +107,10 @@ def test_training_that_cannot_go_well_is_refused(stage, keys, said):
 
 
 def test_what_only_decides_the_pace_does_not_shape_the_model():
-    one, other = Dpo(), Dpo(workers=8, micro_batch_tokens=512, batching="packed", restarts=0)
+    one, other = (
+        Dpo(),
+        Dpo(workers=8, min_workers=2, micro_batch_tokens=512, batching="packed", restarts=0),
+    )
     assert one.shaping() == other.shaping()
     assert one.shaping() != Dpo(loss="ipo").shaping()
 

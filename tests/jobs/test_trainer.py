@@ -189,10 +189,10 @@ def _steps(trainer) -> list[tuple[float, float]]:
     return [(e["loss"], e["grad_norm"]) for e in trainer.state.log_history if "grad_norm" in e]
 
 
-@pytest.mark.parametrize("lora", [None, {"rank": 4, "dropout": 0.2}])
-def test_a_training_that_goes_on_makes_the_steps_it_would_have_made(tmp_path, lora):
+@pytest.mark.parametrize("keys", [{}, {"lora": {"rank": 4, "dropout": 0.2}}, {"strategy": "fsdp2"}])
+def test_a_training_that_goes_on_makes_the_steps_it_would_have_made(tmp_path, keys):
     """Also the draws of dropout are the same, and so are the weights."""
-    keys = {"beta": 0.05, "learning_rate": 1e-3, "lora": lora, "best_of": 9}
+    keys = {"beta": 0.05, "learning_rate": 1e-3, "best_of": 9, **keys}
     _, whole = _finished(tmp_path, **keys)
     _, resumed = _finished(tmp_path, resume_at=2, **keys)
     assert _steps(resumed) == _steps(whole)
