@@ -20,7 +20,7 @@ from tests.training_data import conversations, pairs
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1500)]
 
 ROOT = Path(__file__).parents[2]
-STAGES = ("sft", "reference", "dpo")
+STAGES = ("--stage", "sft", "--stage", "reference", "--stage", "dpo")
 # Steps as small as real ones: larger ones make rounding grow from step to step.
 COMMON = {
     "max_length": 512,
@@ -58,8 +58,7 @@ def write_recipe(folder: Path, **keys: Any) -> Path:
 
 
 def command(recipe: Path) -> list[str]:
-    stages = [word for stage in STAGES for word in ("--stage", stage)]
-    return [sys.executable, "-m", "jobs", "run", str(recipe), *stages]
+    return [sys.executable, "-m", "jobs", "run", str(recipe), *STAGES]
 
 
 def train(recipe: Path) -> subprocess.CompletedProcess[str]:
@@ -87,6 +86,16 @@ def assert_same(left: Path, right: Path) -> None:
             assert one[1] == pytest.approx(other[1], abs=1e-4, rel=1e-4), where
 
 
+def wait_for_step(recipe: Path, number: int, running: subprocess.Popen) -> None:
+    """Wait until dpo has saved a step."""
+    folder = recipe.parent / "runs" / "training" / "checkpoints"
+    deadline = time.monotonic() + 300
+    while not list(folder.glob(f"dpo-*/work/steps/{number:08d}/complete.json")):
+        assert running.poll() is None, "it ended before it could be disturbed"
+        assert time.monotonic() < deadline, "dpo did not come so far"
+        time.sleep(0.05)
+
+
 def kill_in_dpo(recipe: Path, after_steps: int) -> list[dict]:
     """Start the command and kill it, with all its processes, once dpo has saved a step.
 
@@ -94,16 +103,13 @@ def kill_in_dpo(recipe: Path, after_steps: int) -> list[dict]:
     """
     steps = recipe.parent / "runs" / "training" / "checkpoints"
     with subprocess.Popen(command(recipe), cwd=ROOT) as first:
-        deadline = time.monotonic() + 300
-        wanted = f"dpo-*/work/steps/{after_steps:08d}/complete.json"
-        while not (saved := list(steps.glob(wanted))) and time.monotonic() < deadline:
-            assert first.poll() is None, "it ended before it could be killed"
-            time.sleep(0.05)
-        driver = psutil.Process(first.pid)
-        for process in [driver, *driver.children(recursive=True)]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-    assert saved, "dpo did not come so far"
+        try:
+            wait_for_step(recipe, after_steps, first)
+        finally:
+            driver = psutil.Process(first.pid)
+            for process in [driver, *driver.children(recursive=True)]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
     last = sorted(steps.glob("dpo-*/work/steps/*/complete.json"))[-1].parent
     return json.loads((last / "trainer_state.json").read_text())["log_history"]
 
@@ -120,8 +126,8 @@ def undisturbed(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def disturbed(tmp_path_factory) -> Path:
-    """Two workers, short passes by length, killed after step 8 of dpo; one worker went on."""
-    keys = {"batching": "bucketed", "micro_batch_tokens": 300, "save_steps": 4}
+    """Two workers, short packed passes, killed after step 8 of dpo; then one worker goes on."""
+    keys = {"micro_batch_tokens": 300, "save_steps": 4}
     folder = tmp_path_factory.mktemp("disturbed")
     saved = kill_in_dpo(write_recipe(folder, workers=2, **keys), after_steps=8)
     (folder / "saved.json").write_text(json.dumps(saved))
@@ -166,16 +172,30 @@ def test_a_finished_run_is_not_trained_again(disturbed):
 @pytest.mark.soak
 def test_a_worker_that_dies_is_started_again_from_the_last_step(undisturbed, tmp_path):
     recipe = write_recipe(tmp_path, workers=2, micro_batch_tokens=300, save_steps=4)
-    folder = tmp_path / "runs" / "training" / "checkpoints"
     with subprocess.Popen(command(recipe), cwd=ROOT) as running:
-        deadline = time.monotonic() + 600
-        while not list(folder.glob("dpo-*/work/steps/00000004/complete.json")):
-            assert running.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_for_step(recipe, 4, running)
         children = psutil.Process(running.pid).children(recursive=True)
         next(p for p in children if "RayTrainWorker" in " ".join(p.cmdline())).kill()
-        assert running.wait(timeout=600) == 0
+        assert running.wait(timeout=300) == 0
+    assert_same(undisturbed, recipe)
+
+
+@pytest.mark.soak
+def test_the_rest_of_the_workers_goes_on_when_a_node_is_lost(undisturbed, ray_cluster, tmp_path):
+    nodes = []
+    for number in range(2):
+        own = tmp_path / f"node-{number}"  # nodes of a cluster share no temporary files
+        own.mkdir()
+        around = ("env", f"TMPDIR={own}")
+        nodes.append(ray_cluster.add_worker("--num-cpus=1", around=around))
+    ray_cluster.wait_for_workers(2)
+    keys = {"micro_batch_tokens": 300, "save_steps": 4}
+    recipe = write_recipe(tmp_path, workers=2, min_workers=1, **keys)
+    job = ray_cluster.submit(recipe, *STAGES)
+    wait_for_step(recipe, 8, job)
+    ray_cluster.kill(nodes[1])
+    output, _ = job.communicate(timeout=300)
+    assert job.returncode == 0, output[-6000:]
     assert_same(undisturbed, recipe)
 
 
