@@ -111,30 +111,30 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, how: _How) -> Tensor:
     """Causal attention of the last tokens of a sequence to all of it."""
     size, total = query.shape[2], key.shape[2]
     is_plain = size == total and not (how.window and how.window < total)
-    mask = None if is_plain else _visible(size, total, how.window, query.device)
+    if is_plain and how.softcap is None:
+        return scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            dropout_p=how.dropout,
+            is_causal=True,
+            scale=how.scaling,
+            enable_gqa=key.shape[1] != query.shape[1],
+        )
+    mask = _visible(size, total, how.window, query.device)
+    # with a mask, a GPU's fast kernels want a key head for each query head
+    times = query.shape[1] // key.shape[1]
+    key, value = (each.repeat_interleave(times, dim=1) for each in (key, value))
     if how.softcap is not None:
         return _attend_capped(query, key, value, mask, how)
     return scaled_dot_product_attention(
-        query,
-        key,
-        value,
-        attn_mask=mask,
-        dropout_p=how.dropout,
-        is_causal=is_plain,
-        scale=how.scaling,
-        enable_gqa=key.shape[1] != query.shape[1],
+        query, key, value, attn_mask=mask, dropout_p=how.dropout, scale=how.scaling
     )
 
 
-def _attend_capped(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, how: _How
-) -> Tensor:
+def _attend_capped(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, how: _How) -> Tensor:
     """What PyTorch's own lacks: scores of at most `softcap`, as Gemma 2 has them."""
     assert how.softcap is not None
-    if mask is None:
-        mask = _visible(query.shape[2], key.shape[2], None, query.device)
-    times = query.shape[1] // key.shape[1]
-    key, value = (each.repeat_interleave(times, dim=1) for each in (key, value))
     scaling = query.shape[-1] ** -0.5 if how.scaling is None else how.scaling
     scores = torch.tanh(query @ key.transpose(2, 3) * scaling / how.softcap) * how.softcap
     weights = scores.masked_fill(~mask, -torch.inf).softmax(dim=-1, dtype=torch.float32)
