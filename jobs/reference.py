@@ -102,7 +102,7 @@ def _compute(run: Run, missing: pl.DataFrame, holdings: Holdings) -> None:
     labelled = missing.sort(lengths, "reply_id").with_columns(partition=pl.lit(reference_key(run)))
     blocks = [part.to_arrow() for part in labelled.iter_slices(REPLIES_PER_BLOCK)]
     on_gpu = holdings.gpus > 0
-    workers = min(len(blocks), int(holdings.gpus) if on_gpu else run.recipe.dpo.workers)
+    workers = max(1, min(len(blocks), _most_workers(run, holdings)))
     threads = None if on_gpu else max(1, holdings.cores // workers)
     dataset = ray.data.from_arrow(blocks).map_batches(
         ReferenceModel,
@@ -114,6 +114,13 @@ def _compute(run: Run, missing: pl.DataFrame, holdings: Holdings) -> None:
         num_gpus=1 if on_gpu else 0,
     )
     dataset.write_datasink(TableSink(run.shared("reference"), run.quarantine(STAGE), STAGE))
+
+
+def _most_workers(run: Run, holdings: Holdings) -> int:
+    """A GPU each; without GPUs as many as train, where a CPU is left to write."""
+    if holdings.gpus > 0:
+        return int(holdings.gpus)
+    return min(run.recipe.dpo.workers, int(holdings.cpus) - 1)
 
 
 class ReferenceModel:
