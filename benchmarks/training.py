@@ -17,6 +17,7 @@ as a machine's cores may slow each other.
 
 import argparse
 import json
+import math
 import multiprocessing
 import os
 import random
@@ -136,6 +137,7 @@ def _run_ours(folder: str, threads: int) -> dict[str, Any]:
     table, reference_seconds = _with_reference(folder, table)
     trainer = _trainer(folder, table, workers=1)
     seconds, wall = _timed(trainer.train)
+    assert trainer.stopped is None, trainer.stopped
     log = [row for row in trainer.state.log_history if "padding" in row]
     return {
         "tokens": _tokens(table),
@@ -249,8 +251,9 @@ def _rate(folder: str, processes: int, *, share: bool) -> float:
     one training, or each a training of its own.
     """
     table = pq.read_table(f"{folder}/pairs.parquet")
-    for side in ("chosen", "rejected"):
-        table = table.append_column(f"ref_{side}_logps", [[-900.0] * table.num_rows])
+    for side in ("chosen", "rejected"):  # about what a model of random weights gives
+        sums = [-math.log(MODEL["vocab_size"]) * len(i) for i in table[f"{side}_ids"].to_pylist()]
+        table = table.append_column(f"ref_{side}_logps", [sums])
     context = multiprocessing.get_context("spawn")
     rates = context.Queue()
     ranks = [
@@ -294,6 +297,7 @@ def _run_worker(
     clock = Clock()
     trainer.add_callback(clock)
     trainer.train()
+    assert trainer.stopped is None, trainer.stopped
     alone = Shape(PAIRS_A_STEP, 1, MAX_LENGTH, "padded")
     order = steps_of_epoch([[1]] * table.num_rows, alone, seed=trainer.args.seed, epoch=0)
     tokens = _tokens(table) - _tokens(table.take(list(next(order).rows)))
