@@ -32,7 +32,8 @@ def serve_recipe(recipe: Recipe, console: Console) -> None:
     served = [Served.of(source) for source in exposed_sources(recipe)]
     with connected() as there:
         holdings = usable(recipe, there)
-        planned = waves_of(recipe, served, holdings)
+        asked = with_ranking_alone(recipe)
+        planned = waves_of(asked, served, holdings)
         if len(planned.waves) > 1 or not planned.reward_stays:
             raise BadInputError(
                 "The sources do not fit together; name fewer of them in endpoint.sources."
@@ -40,8 +41,8 @@ def serve_recipe(recipe: Recipe, console: Console) -> None:
         start_serve(endpoint)
         console.print(f"starting {', '.join(s.name for s in served)}")
         applications = {
-            **source_applications(recipe, chain(*planned.waves), holdings),
-            **reward_applications(recipe, holdings),
+            **source_applications(asked, chain(*planned.waves), holdings),
+            **reward_applications(asked, holdings),
         }
         with serving(applications):
             serve.run(gateway_application(recipe), name=GATEWAY_APPLICATION, route_prefix="/")
@@ -49,6 +50,14 @@ def serve_recipe(recipe: Recipe, console: Console) -> None:
             _wait_for_interrupt()
             console.print("the endpoint goes down")
             down([GATEWAY_APPLICATION])
+
+
+def with_ranking_alone(recipe: Recipe) -> Recipe:
+    """The recipe without the scorers that do not rank: the endpoint asks none of them."""
+    ranks = recipe.selection.ranked_by
+    reward = recipe.reward if ranks == "reward" else None
+    scorers = {name: scorer for name, scorer in recipe.scorers.items() if name == ranks}
+    return recipe.model_copy(update={"reward": reward, "scorers": scorers})
 
 
 def check_endpoint(endpoint: Endpoint) -> str:

@@ -3,6 +3,7 @@
 from ray import serve
 from starlette.types import ASGIApp
 
+from fusion.errors import BadInputError
 from fusion.recipe import Recipe, Source
 from fusion.run import Run
 
@@ -16,6 +17,7 @@ class Gateway:
     """Builds its app where it runs: what Serve freezes where a class is decorated is none of it."""
 
     def __init__(self, run: Run) -> None:
+        check_alone(serve.get_replica_context().world_size)
         self._run = run
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
@@ -31,6 +33,19 @@ class Gateway:
             timeout_s=recipe.endpoint.limits.timeout_s,
         )
         return build_app(self._run, sources)
+
+
+def check_alone(replicas: int) -> None:
+    """See that keys' limits and the metrics are counted in one place.
+
+    Raises:
+        BadInputError: there are more replicas of the gateway than one.
+    """
+    if replicas > 1:
+        raise BadInputError(
+            f"The gateway has {replicas} replicas, and each would grant every key its whole limit; "
+            "set num_replicas of the deployment Gateway to 1."
+        )
 
 
 def exposed_sources(recipe: Recipe) -> list[Source]:

@@ -3,8 +3,27 @@
 import pytest
 
 from fusion.errors import BadInputError
-from fusion.recipe import Endpoint
-from jobs.serve import check_endpoint
+from fusion.recipe import Endpoint, Recipe
+from fusion.recipe_file import load_recipe
+from jobs.serve import check_endpoint, with_ranking_alone
+from tests.conftest import ROOT
+
+
+def _recipe(**selection: str) -> Recipe:
+    """The rehearsal with a second scorer."""
+    recipe = load_recipe(ROOT / "rehearsal" / "recipe.yaml")
+    chosen = recipe.selection.model_copy(update=selection)
+    scorers = {"second": recipe.reward}
+    return recipe.model_copy(update={"selection": chosen, "scorers": scorers})
+
+
+@pytest.mark.parametrize("ranks", ["reward", "second"])
+def test_no_scorer_is_served_but_the_one_that_ranks(ranks):
+    recipe = _recipe(ranked_by=ranks)
+    assert set(recipe.rewards) == {"reward", "second"}
+    served = with_ranking_alone(recipe)
+    assert set(served.rewards) == {ranks}
+    assert served.ranking == recipe.ranking
 
 
 def test_serving_says_who_may_ask(tmp_path):

@@ -69,6 +69,13 @@ def test_import_paths_build_applications_that_have_the_deployments_named(name, t
             assert loading["model_id"] == asked
 
 
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_the_gateway_has_one_replica_so_that_no_key_has_its_limit_twice(name):
+    (gateways,) = [a for a in _config(name)["applications"] if a["name"] == "gateway"]
+    counts = [d.get("num_replicas", 1) for d in gateways.get("deployments", [])]
+    assert set(counts) <= {1}
+
+
 def test_only_the_gateway_is_reached_over_http():
     for name in OVERLAYS:
         routes = {a["name"]: a["route_prefix"] for a in _config(name)["applications"]}
