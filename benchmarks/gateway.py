@@ -2,23 +2,28 @@
 
     python benchmarks/gateway.py [--seconds 60] [--clients 64]
 
-The peer is the source's deployment handle, called directly from this process with the same
-requests. Every answer is checked by the token ids of its own prompt, which the engine echoes.
+The peer is the source's deployment handle, called directly with the same requests by the same
+loop of clients. Both loads come from a process of their own that does nothing else; that of the
+handle has joined the cluster, as whatever holds a handle has. Every answer is checked by the token
+ids of its own prompt, which the engine echoes.
 """
 
 import argparse
 import asyncio
 import json
 import multiprocessing
+import os
 import socket
 import statistics
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import ray
 import yaml
 from ray import serve
 
@@ -36,7 +41,9 @@ SOURCE = "llama"
 PROMPTS_EACH = 64
 TARGET_RATIO, TARGET_ADDED_MS = 0.8, 10.0
 ALONE = 200
+WARM_S = 5.0
 
+Result = TypeVar("Result")
 Ask = Callable[[int, dict[str, Any]], Awaitable[tuple[int, bytes]]]
 
 
@@ -55,6 +62,24 @@ class Tally:
     def rate(self) -> float:
         """Answers a second."""
         return self.answers / self.seconds
+
+    @property
+    def wrong(self) -> int:
+        """Answers that never came, or were another's."""
+        return self.lost + self.mixed_up
+
+    @classmethod
+    def of(cls, one: "Tally", other: "Tally") -> "Tally":
+        """Two loads as one."""
+        return cls(**{f.name: getattr(one, f.name) + getattr(other, f.name) for f in fields(cls)})
+
+
+@dataclass(frozen=True)
+class Alone:
+    """Median milliseconds of one request at a time."""
+
+    ours: float
+    peer: float
 
 
 def main() -> None:
@@ -77,37 +102,33 @@ def main() -> None:
 
 
 def measure(recipe: Recipe, clients: int, seconds: float) -> dict[str, Any]:
-    """Rates and latencies through the endpoint and without it."""
-    port = recipe.endpoint.port
-    prompts = _prompts(clients)
-    asyncio.run(_load(_handle(recipe), prompts, clients, 5.0))  # the engine compiles, once
-    half = seconds / 2
-    before = asyncio.run(_load(_handle(recipe), prompts, clients, half))
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        pool.apply(_load_endpoint, (port, prompts, clients, 3.0))
-        ours = pool.apply(_load_endpoint, (port, prompts, clients, seconds))
-    after = asyncio.run(_load(_handle(recipe), prompts, clients, half))
-    alone_ours, alone_peer = asyncio.run(_alone(recipe, prompts))
-    peer_rate = (before.answers + after.answers) / (before.seconds + after.seconds)
-    added = statistics.median(alone_ours) - statistics.median(alone_peer)
-    wrong = ours.lost + ours.mixed_up
+    """Rates and latencies through the endpoint and without it, the handle before and after."""
+    prompts, cluster = _prompts(clients), ray.get_runtime_context().gcs_address
+    handle_load = (_load_handle, cluster, recipe, prompts, clients, seconds / 2)
+    _elsewhere(*handle_load[:-1], WARM_S)  # the engine compiles, once
+    before = _elsewhere(*handle_load)
+    ours = _elsewhere(_load_endpoint, recipe, prompts, clients, seconds)
+    after = _elsewhere(*handle_load)
+    alone = _elsewhere(_load_alone, cluster, recipe, prompts)
+    peer = Tally.of(before, after)
+    added = alone.ours - alone.peer
     return {
-        "requests_per_second": _row(ours.rate, peer_rate, "1/s", TARGET_RATIO),
+        "requests_per_second": _row(ours.rate, peer.rate, "1/s", TARGET_RATIO),
         "added_milliseconds": {
-            "ours": round(statistics.median(alone_ours), 2),
-            "peer": round(statistics.median(alone_peer), 2),
+            "ours": round(alone.ours, 2),
+            "peer": round(alone.peer, 2),
             "ratio": None,
             "unit": "ms",
             "target": TARGET_ADDED_MS,
             "met": added < TARGET_ADDED_MS,
         },
         "lost_or_mixed_up": {
-            "ours": wrong,
-            "peer": before.lost + before.mixed_up + after.lost + after.mixed_up,
+            "ours": ours.wrong,
+            "peer": peer.wrong,
             "ratio": None,
             "unit": "answers",
             "target": 0,
-            "met": wrong == 0,
+            "met": ours.wrong == 0,
         },
         "context": {
             "clients": clients,
@@ -115,22 +136,55 @@ def measure(recipe: Recipe, clients: int, seconds: float) -> dict[str, Any]:
             "answers": ours.answers,
             "tokens_an_answer": round(ours.tokens / max(1, ours.answers), 1),
             "median_ms_under_load": round(statistics.median(ours.milliseconds), 1),
-            "peer_median_ms_under_load": round(statistics.median(before.milliseconds), 1),
+            "peer_median_ms_under_load": round(statistics.median(peer.milliseconds), 1),
+            "peer_rates": [round(before.rate, 1), round(after.rate, 1)],
             "added_ms": round(added, 2),
         },
     }
 
 
-def _load_endpoint(port: int, prompts: "Prompts", clients: int, seconds: float) -> Tally:
+def _elsewhere(load: Callable[..., Result], *arguments: Any) -> Result:
+    """What a load comes to in a process of its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(load, arguments)
+
+
+def _load_endpoint(recipe: Recipe, prompts: "Prompts", clients: int, seconds: float) -> Tally:
     async def run() -> Tally:
-        connections = [Connection(port) for _ in range(clients)]
+        connections = [Connection(recipe.endpoint.port) for _ in range(clients)]
         try:
-            return await _load(lambda c, body: connections[c].post(body), prompts, clients, seconds)
+            return await _warm_load(
+                lambda c, body: connections[c].post(body), prompts, clients, seconds
+            )
         finally:
             for connection in connections:
                 connection.close()
 
     return asyncio.run(run())
+
+
+def _load_handle(
+    cluster: str, recipe: Recipe, prompts: "Prompts", clients: int, seconds: float
+) -> Tally:
+    with _joined(cluster):
+        return asyncio.run(_warm_load(_handle(recipe), prompts, clients, seconds))
+
+
+def _load_alone(cluster: str, recipe: Recipe, prompts: "Prompts") -> Alone:
+    with _joined(cluster):
+        return asyncio.run(_alone(recipe, prompts))
+
+
+@contextmanager
+def _joined(cluster: str) -> Iterator[None]:
+    os.environ["RAY_ADDRESS"] = cluster
+    with connected():
+        yield
+
+
+async def _warm_load(ask: Ask, prompts: "Prompts", clients: int, seconds: float) -> Tally:
+    await _load(ask, prompts, clients, WARM_S)
+    return await _load(ask, prompts, clients, seconds)
 
 
 async def _load(ask: Ask, prompts: "Prompts", clients: int, seconds: float) -> Tally:
@@ -163,8 +217,8 @@ def _check(tally: Tally, status: int, answer: bytes, ids: list[int]) -> None:
     tally.mixed_up += reply["prompt_token_ids"] != ids
 
 
-async def _alone(recipe: Recipe, prompts: "Prompts") -> tuple[list[float], list[float]]:
-    """Milliseconds of single requests through the endpoint and without it, in turn."""
+async def _alone(recipe: Recipe, prompts: "Prompts") -> Alone:
+    """Single requests through the endpoint and without it, in turn."""
     connection, direct = Connection(recipe.endpoint.port), _handle(recipe)
     ways: list[tuple[Ask, list[float]]] = [
         (lambda _, body: connection.post(body), []),
@@ -177,7 +231,7 @@ async def _alone(recipe: Recipe, prompts: "Prompts") -> tuple[list[float], list[
             await ask(0, _body(text))
             milliseconds.append((time.perf_counter() - started) * 1000)
     connection.close()
-    return ways[0][1], ways[1][1]
+    return Alone(statistics.median(ways[0][1]), statistics.median(ways[1][1]))
 
 
 def _handle(recipe: Recipe) -> Ask:

@@ -45,7 +45,7 @@ def _fitted(server: SourceServer, body: dict[str, Any], longest: int) -> dict[st
         return body
     try:
         messages = server.fit(body["messages"])
-        room = server.room(messages)
+        room = longest if "max_tokens" in body else server.room(messages)
     except (CrucibleError, AttributeError, KeyError, TypeError):
         # not a conversation in plain text, or one that no template takes: the engine says what
         messages, room = body["messages"], longest

@@ -1,13 +1,23 @@
 """What may be asked: OpenAI's requests and the fan-out, with bounds; unknown fields are refused."""
 
+import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    model_validator,
+)
 
 from fusion.recipe import RequestLimits
 from services.gateway.refusals import RefusedError
 
 INT64 = 2**63
+# A source reads a schema between two steps of its engine: a large one would hold up its answers.
+SCHEMA_CHARACTERS = 1 << 16
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Text = Annotated[str, Field(max_length=1 << 20)]
 TokenIds = Annotated[list[Annotated[int, Field(ge=0, lt=1 << 31)]], Field(min_length=1)]
@@ -87,6 +97,40 @@ class ToolChoice(Strict):
     function: FunctionName
 
 
+def _is_small(schema: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    if len(json.dumps(schema)) > SCHEMA_CHARACTERS:
+        raise ValueError(f"a schema may have {SCHEMA_CHARACTERS:,} characters")
+    return schema
+
+
+class NamedSchema(Strict):
+    """The JSON Schema that an answer keeps to."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    description: Text | None = None
+    schema_: Annotated[dict[str, JsonValue], AfterValidator(_is_small)] = Field(alias="schema")
+    strict: bool | None = Field(None, description="Accepted; an answer always keeps to it.")
+
+
+class TextFormat(Strict):
+    """An answer of any form."""
+
+    type: Literal["text"]
+
+
+class JsonFormat(Strict):
+    """An answer that is a JSON object."""
+
+    type: Literal["json_object"]
+
+
+class SchemaFormat(Strict):
+    """An answer that is JSON of a schema."""
+
+    type: Literal["json_schema"]
+    json_schema: NamedSchema
+
+
 class Sampled(Strict):
     """How answers are drawn; vLLM's defaults hold for what is not given."""
 
@@ -127,6 +171,9 @@ class ChatRequest(Sampled):
     max_completion_tokens: int | None = Field(None, ge=1, description="The same as max_tokens.")
     logprobs: bool | None = Field(None, description="Log-probabilities of the answer's tokens.")
     top_logprobs: int | None = Field(None, ge=0, le=20, description="And of so many others.")
+    response_format: TextFormat | JsonFormat | SchemaFormat | None = Field(
+        None, discriminator="type", description="The form of the answer."
+    )
     tools: list[Tool] | None = Field(None, max_length=64)
     tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
     parallel_tool_calls: bool | None = None
@@ -216,7 +263,7 @@ def check_fanout(request: FanoutRequest, limits: RequestLimits, *, has_reward: b
 
 def openai_body(request: ChatRequest | CompletionRequest) -> dict[str, Any]:
     """What the source is sent: what was given, and a stream always with its usage."""
-    body = request.model_dump(exclude_none=True, exclude={"user", "stream_options"})
+    body = request.model_dump(by_alias=True, exclude_none=True, exclude={"user", "stream_options"})
     if longest := body.pop("max_completion_tokens", None):
         body["max_tokens"] = longest
     if request.stream:

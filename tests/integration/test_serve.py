@@ -23,6 +23,12 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
 PROMPT = "Say river stone two times"
 ASKED = {"messages": [{"role": "user", "content": PROMPT}], "temperature": 0, "max_tokens": 16}
+PICK = {
+    "type": "object",
+    "properties": {"pick": {"enum": ["red", "blue"]}},
+    "required": ["pick"],
+    "additionalProperties": False,
+}
 # With its end-of-turn token out of reach, an answer fills all the room there is.
 ENDLESS = json.loads((ROOT / "rehearsal/models/llama/generation_config.json").read_text())
 
@@ -112,6 +118,32 @@ def test_tools_reach_the_source(client):
     assert reply.choices[0].message.content
     with pytest.raises(openai.BadRequestError, match="tool"):
         client.chat.completions.create(model="llama", **ASKED, tools=tools, tool_choice="auto")
+
+
+@pytest.mark.parametrize("source", ["llama", "gemma"])
+def test_an_answer_keeps_to_the_form_asked_for(client, source):
+    form = {"type": "json_schema", "json_schema": {"name": "pick", "schema": PICK}}
+    reply = client.chat.completions.create(model=source, **ASKED, response_format=form)
+    assert (
+        json.loads(reply.choices[0].message.content)["pick"] in PICK["properties"]["pick"]["enum"]
+    )
+    streamed = client.chat.completions.create(
+        model=source, **ASKED, response_format=form, stream=True
+    )
+    text = "".join(e.choices[0].delta.content or "" for e in streamed if e.choices)
+    assert text == reply.choices[0].message.content
+    reply = client.chat.completions.create(
+        model=source, **ASKED, response_format={"type": "json_object"}
+    )
+    assert reply.choices[0].message.content.lstrip().startswith("{")
+
+
+def test_a_schema_that_no_source_can_keep_to_is_a_bad_request(client):
+    for schema in ({"type": "none"}, {"type": "array", "uniqueItems": True}):
+        form = {"type": "json_schema", "json_schema": {"name": "pick", "schema": schema}}
+        with pytest.raises(openai.BadRequestError, match="schema"):
+            client.chat.completions.create(model="llama", **ASKED, response_format=form)
+    assert client.chat.completions.create(model="llama", **ASKED).choices
 
 
 def test_a_system_turn_is_taken_by_every_source(client):

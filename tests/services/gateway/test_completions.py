@@ -6,6 +6,11 @@ import pytest
 
 from tests.services.gateway.asking import error_of, said
 
+LARGE_SCHEMA = {
+    "type": "json_schema",
+    "json_schema": {"name": "it", "schema": {"$id": "x" * 70_000}},
+}
+
 
 def test_models_are_the_sources_that_are_up(started, sources):
     sources.down.add("gemma")
@@ -41,6 +46,14 @@ def test_what_is_given_reaches_the_source_and_nothing_else(started, sources):
         "tools": tools,
         **given,
     }
+
+
+def test_the_form_of_an_answer_reaches_the_source_as_it_was_given(started, sources):
+    schema = {"type": "object", "properties": {"a": {"const": None}}, "required": ["a"]}
+    form = {"type": "json_schema", "json_schema": {"name": "it", "schema": schema, "strict": True}}
+    body = said(response_format=form)
+    assert started().post("/v1/chat/completions", json=body).status_code == 200
+    assert sources.asked[0]["response_format"] == form
 
 
 def _stream(client, **fields):
@@ -105,6 +118,8 @@ def test_what_the_source_cannot_take_is_a_400_in_its_words(started, sources):
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "messages.0.role"),
         ({"messages": [{"role": "user", "content": "x", "colour": "red"}]}, "messages.0.colour"),
+        ({"response_format": {"type": "poem"}}, "response_format"),
+        ({"response_format": LARGE_SCHEMA}, "response_format.json_schema.json_schema.schema"),
     ],
 )
 def test_a_field_that_is_unknown_or_out_of_bounds_is_a_422_that_names_it(started, fields, param):
