@@ -16,6 +16,7 @@ import os
 import socket
 import statistics
 import tempfile
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -25,15 +26,16 @@ from typing import Any, TypeVar
 
 import ray
 import yaml
-from ray import serve
 
 from cluster.connection import connected, usable
 from fusion.chat import load_tokenizer, render_prompt
 from fusion.recipe import Recipe
 from fusion.recipe_file import load_recipe
+from fusion.run import Run
 from jobs.models import source_applications
-from services.applications import down, handle, serving, source_application_name, start_serve
-from services.gateway.ingress import GATEWAY_APPLICATION, gateway_application
+from services.applications import handle, serving, source_application_name, start_serve
+from services.gateway.deployed import deployed_app
+from services.gateway.listening import bound, server
 from services.source import Served
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -91,14 +93,25 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="crucible-gateway-"))
     recipe = _recipe(folder)
     with connected() as there:
-        start_serve(recipe.endpoint)
+        start_serve()
         served = [Served.of(recipe.source(SOURCE))]
-        with serving(source_applications(recipe, served, usable(recipe, there))):
-            application = gateway_application(recipe)
-            serve.run(application, name=GATEWAY_APPLICATION, route_prefix="/")
+        applications = source_applications(recipe, served, usable(recipe, there))
+        with serving(applications), _listening(recipe):
             figures = measure(recipe, options.clients, options.seconds)
-            down([GATEWAY_APPLICATION])
     _print(figures)
+
+
+@contextmanager
+def _listening(recipe: Recipe) -> Iterator[None]:
+    """The endpoint as `crucible serve` runs it, in this process, which does nothing else."""
+    serving_it = server(deployed_app(Run(recipe)), recipe.endpoint)
+    thread = threading.Thread(target=serving_it.run, args=[[bound(recipe.endpoint)]])
+    thread.start()
+    try:
+        yield
+    finally:
+        serving_it.should_exit = True
+        thread.join()
 
 
 def measure(recipe: Recipe, clients: int, seconds: float) -> dict[str, Any]:

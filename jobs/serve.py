@@ -1,22 +1,23 @@
 """`crucible serve`: the sources, the reward model and the endpoint up, until interrupted."""
 
-import contextlib
-import time
+import ssl
+from contextlib import closing
 from itertools import chain
 from pathlib import Path
 
-import ray
-from ray import serve
 from rich.console import Console
 
 from cluster.connection import connected, usable
 from fusion.errors import BadInputError
 from fusion.keys import read_keyring
 from fusion.recipe import Endpoint, Recipe
+from fusion.run import Run
 from fusion.store import Location
 from jobs.models import reward_applications, source_applications, waves_of
-from services.applications import down, serving, start_serve
-from services.gateway.ingress import GATEWAY_APPLICATION, exposed_sources, gateway_application
+from services.applications import serving, start_serve
+from services.gateway.deployed import deployed_app
+from services.gateway.ingress import exposed_sources
+from services.gateway.listening import bound, listen
 from services.source import Served
 
 
@@ -24,13 +25,13 @@ def serve_recipe(recipe: Recipe, console: Console) -> None:
     """Bring the recipe's sources, reward model and endpoint up, and stay until interrupted.
 
     Raises:
-        BadInputError: a file of the endpoint cannot be read.
+        BadInputError: a file of the endpoint cannot be read, or it cannot listen at its address.
         DoesNotFitError: the sources of the endpoint do not fit together.
     """
     endpoint = recipe.endpoint
     told = check_endpoint(endpoint)
     served = [Served.of(source) for source in exposed_sources(recipe)]
-    with connected() as there:
+    with closing(bound(endpoint)) as listener, connected() as there:
         holdings = usable(recipe, there)
         asked = with_ranking_alone(recipe)
         planned = waves_of(asked, served, holdings)
@@ -38,18 +39,16 @@ def serve_recipe(recipe: Recipe, console: Console) -> None:
             raise BadInputError(
                 "The sources do not fit together; name fewer of them in endpoint.sources."
             )
-        start_serve(endpoint)
+        start_serve()
         console.print(f"starting {', '.join(s.name for s in served)}")
         applications = {
             **source_applications(asked, chain(*planned.waves), holdings),
             **reward_applications(asked, holdings),
         }
         with serving(applications):
-            serve.run(gateway_application(recipe), name=GATEWAY_APPLICATION, route_prefix="/")
             console.print(f"listening on {endpoint.address}; {told}", highlight=False)
-            _wait_for_interrupt()
+            listen(deployed_app(Run(recipe)), endpoint, listener)
             console.print("the endpoint goes down")
-            down([GATEWAY_APPLICATION])
 
 
 def with_ranking_alone(recipe: Recipe) -> Recipe:
@@ -70,6 +69,7 @@ def check_endpoint(endpoint: Endpoint) -> str:
         file = getattr(endpoint, name)
         if file and not Path(file).is_file():
             raise BadInputError(f"endpoint.{name} is {file}, and there is no such file.")
+    _check_certificate(endpoint)
     if endpoint.keys is None:
         return "without keys, on loopback only: whoever is on this machine may ask"
     active = [key for key in read_keyring(Location.of(endpoint.keys)).keys if not key.revoked_at]
@@ -78,7 +78,14 @@ def check_endpoint(endpoint: Endpoint) -> str:
     return f"{len(active)} keys may ask"
 
 
-def _wait_for_interrupt() -> None:
-    with contextlib.suppress(KeyboardInterrupt):
-        while ray.is_initialized():
-            time.sleep(1)
+def _check_certificate(endpoint: Endpoint) -> None:
+    if endpoint.tls_certificate is None:
+        return
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(endpoint.tls_certificate, endpoint.tls_key)
+    except ssl.SSLError as error:
+        raise BadInputError(
+            f"{endpoint.tls_certificate} and {endpoint.tls_key} are no certificate and its key "
+            f"({error.reason}); name the PEM files of one pair."
+        ) from error

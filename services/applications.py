@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 from ray import serve
 from ray.serve.exceptions import RayServeException
@@ -12,7 +11,6 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ApplicationStatus
 
 from fusion.errors import CrucibleError
-from fusion.recipe import Endpoint
 
 
 def source_application_name(run: str, source: str) -> str:
@@ -25,18 +23,10 @@ def reward_application_name(run: str, scorer: str = "reward") -> str:
     return f"{run}-reward" if scorer == "reward" else f"{run}-scorer-{scorer}"
 
 
-def start_serve(endpoint: Endpoint | None = None) -> None:
-    """Start Ray Serve's controller; with an HTTP proxy only where people call in."""
+def start_serve() -> None:
+    """Start Ray Serve's controller; without HTTP proxies, as the endpoint listens by itself."""
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    quiet = {"log_level": "WARNING"}
-    if endpoint:
-        options: dict[str, Any] = {"host": endpoint.host, "port": endpoint.port}
-        if endpoint.tls_certificate:
-            options["ssl_certfile"] = endpoint.tls_certificate
-            options["ssl_keyfile"] = endpoint.tls_key
-        serve.start(http_options=options, proxy_location="HeadOnly", logging_config=quiet)
-    else:
-        serve.start(proxy_location="Disabled", logging_config=quiet)
+    serve.start(proxy_location="Disabled", logging_config={"log_level": "WARNING"})
 
 
 def up(applications: Mapping[str, serve.Application]) -> None:

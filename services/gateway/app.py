@@ -14,7 +14,8 @@ from starlette.responses import Response
 from fusion.run import Run
 from services.gateway import about, completions, fanout
 from services.gateway.desk import Desk
-from services.gateway.guard import Guard
+from services.gateway.guard import ABANDONED, Guard
+from services.gateway.hanging_up import HungUpError
 from services.gateway.refusals import RefusedError
 from services.gateway.sources import Sources
 from services.page import pairs, routes
@@ -52,6 +53,7 @@ def build_app(run: Run, sources: Sources) -> FastAPI:
     app.add_exception_handler(RefusedError, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(HungUpError, _hung_up)
     app.add_middleware(Guard, desk=desk)
     if origins := desk.endpoint.cors:
         app.add_middleware(
@@ -95,6 +97,11 @@ async def _invalid(request: Request, error: Exception) -> Response:
     else:
         message = f"{where or 'The body'}: {mistake['msg']}."
     return RefusedError(422, message, param=where[:100] or None).response()
+
+
+async def _hung_up(request: Request, error: Exception) -> Response:
+    """A status for the books; nobody reads it."""
+    return Response(status_code=ABANDONED)
 
 
 async def _http(request: Request, error: Exception) -> Response:

@@ -13,6 +13,7 @@ from services.gateway.accounts import Use
 from services.gateway.desk import Visit, source_down
 from services.gateway.documents import TEXT_STREAM, ChatCompletion, Completion, ModelList
 from services.gateway.events import DONE, chunk_of, data_event, delta_of
+from services.gateway.hanging_up import unless_hung_up
 from services.gateway.refusals import RefusedError, documented
 from services.gateway.requests import ChatRequest, CompletionRequest, check_sampled, openai_body
 from services.gateway.sources import Method, Part, SourceDownError
@@ -41,7 +42,7 @@ async def models(request: Request) -> dict[str, Any]:
 )
 async def chat(request: Request, body: ChatRequest) -> Response:
     """Ask one source to go on with a conversation."""
-    return await _answer(Visit.of(request), "chat", body)
+    return await _answer(request, "chat", body)
 
 
 @router.post(
@@ -51,28 +52,28 @@ async def chat(request: Request, body: ChatRequest) -> Response:
 )
 async def completions(request: Request, body: CompletionRequest) -> Response:
     """Ask one source to go on with a text."""
-    return await _answer(Visit.of(request), "completions", body)
+    return await _answer(request, "completions", body)
 
 
 async def _answer(
-    visit: Visit, method: Method, request: ChatRequest | CompletionRequest
+    request: Request, method: Method, asked: ChatRequest | CompletionRequest
 ) -> Response:
-    source = request.model
+    visit, source = Visit.of(request), asked.model
     visit.check_may_ask(source)
-    check_sampled(request, visit.desk.limits)
-    use = visit.held.enter_context(visit.asking(source, request.answers()))
-    body = openai_body(request)
+    check_sampled(asked, visit.desk.limits)
+    use = visit.held.enter_context(visit.asking(source, asked.answers()))
+    body = openai_body(asked)
     visit.account.question = body.get("messages", body.get("prompt"))
     parts = visit.desk.sources.ask(source, method, body, visit.desk.limits.max_tokens)
     try:
-        first = await anext(parts)
+        first = await unless_hung_up(anext(parts), request.receive)
     except SourceDownError as error:
         use.end("failed")
         raise source_down(source, str(error)) from None
     if isinstance(first, Reply):
         await parts.aclose()
         return _whole(source, first, use, keep_text=visit.desk.endpoint.audit_text)
-    with_usage = bool(request.stream_options and request.stream_options.include_usage)
+    with_usage = bool(asked.stream_options and asked.stream_options.include_usage)
     events = _events(source, first, parts, use, with_usage=with_usage)
     return StreamingResponse(events, media_type="text/event-stream")
 

@@ -1,23 +1,44 @@
 """The sources of a run on Ray Serve, found by name."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
+from fastapi import FastAPI
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from fusion.rewards.judgement import Judgement
+from fusion.run import Run
 from services.applications import (
     handle,
     reward_application_name,
     running,
     source_application_name,
 )
+from services.gateway.app import build_app
+from services.gateway.ingress import exposed_reward, exposed_sources
 from services.gateway.sources import Method, Part, SourceDownError
 
 LOOK_EVERY_S = 1.0
+
+
+def deployed_app(run: Run) -> FastAPI:
+    """The endpoint over a run's applications on Ray Serve.
+
+    Raises:
+        BadInputError: the keys file is no keys file.
+    """
+    recipe = run.recipe
+    sources = DeployedSources(
+        recipe.name,
+        [source.name for source in exposed_sources(recipe)],
+        reward=exposed_reward(recipe),
+        timeout_s=recipe.endpoint.limits.timeout_s,
+    )
+    return build_app(run, sources)
 
 
 class DeployedSources:
@@ -44,9 +65,10 @@ class DeployedSources:
         return [n for n in self.names if source_application_name(self._run, n) in self._running]
 
     async def watch(self) -> None:
-        """Look up what runs, again and again."""
+        """Look up what runs, again and again; what cannot be looked up stays as it was."""
         while True:
-            self._running = frozenset(await asyncio.to_thread(running))
+            with contextlib.suppress(RayError, RayServeException):  # the head may come back
+                self._running = frozenset(await asyncio.to_thread(running))
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def ask(

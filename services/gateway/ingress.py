@@ -1,4 +1,4 @@
-"""The endpoint on Ray Serve."""
+"""The endpoint as an application of Ray Serve, as a Serve config file deploys it."""
 
 from ray import serve
 from starlette.types import ASGIApp
@@ -7,7 +7,6 @@ from fusion.errors import BadInputError
 from fusion.recipe import Recipe, Source
 from fusion.run import Run
 
-GATEWAY_APPLICATION = "gateway"
 # Requests that Serve lets in at once; what each may do is bounded by keys and by source.
 REQUESTS_AT_ONCE = 2_000
 
@@ -22,17 +21,9 @@ class Gateway:
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """The app over the run's deployed sources."""
-        from services.gateway.app import build_app
-        from services.gateway.deployed import DeployedSources
+        from services.gateway.deployed import deployed_app
 
-        recipe = self._run.recipe
-        sources = DeployedSources(
-            recipe.name,
-            [source.name for source in exposed_sources(recipe)],
-            reward=exposed_reward(recipe),
-            timeout_s=recipe.endpoint.limits.timeout_s,
-        )
-        return build_app(self._run, sources)
+        return deployed_app(self._run)
 
 
 def check_alone(replicas: int) -> None:

@@ -17,6 +17,15 @@ def _recipe(**selection: str) -> Recipe:
     return recipe.model_copy(update={"selection": chosen, "scorers": scorers})
 
 
+def test_files_that_are_no_certificate_are_told_before_anything_starts(tmp_path):
+    files = [tmp_path / name for name in ("c.pem", "k.pem")]
+    for file in files:
+        file.write_text("nothing")
+    endpoint = Endpoint(tls_certificate=str(files[0]), tls_key=str(files[1]))
+    with pytest.raises(BadInputError, match="no certificate and its key"):
+        check_endpoint(endpoint)
+
+
 @pytest.mark.parametrize("ranks", ["reward", "second"])
 def test_no_scorer_is_served_but_the_one_that_ranks(ranks):
     recipe = _recipe(ranked_by=ranks)
