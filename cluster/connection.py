@@ -29,8 +29,10 @@ class Holdings:
     """What a cluster holds, all its nodes together."""
 
     nodes: int
+    """Nodes that work: those with CPUs; a head may have none, and so may a sandbox."""
     cpus: float
     cores: int
+    """Cores of the node that has the fewest, which processes on one node share."""
     gpus: float
     memory_gib: float
     sandbox_nodes: int
@@ -43,13 +45,13 @@ class Holdings:
 
 def holdings_of(nodes: Sequence[Node]) -> Holdings:
     """What some nodes hold together."""
-    cpus = sum(node.cpus for node in nodes)
+    working = [node for node in nodes if node.cpus]
     return Holdings(
-        nodes=len(nodes),
-        cpus=cpus,
-        cores=int(cpus),
+        nodes=len(working),
+        cpus=sum(node.cpus for node in working),
+        cores=int(min((node.cpus for node in working), default=1)),
         gpus=sum(node.gpus for node in nodes),
-        memory_gib=sum(node.memory_gib for node in nodes),
+        memory_gib=sum(node.memory_gib for node in working),
         sandbox_nodes=sum(node.has_sandbox for node in nodes),
         gpu_nodes=tuple(node for node in nodes if node.gpus),
     )

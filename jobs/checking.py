@@ -13,6 +13,7 @@ from fusion.errors import CrucibleError
 from fusion.recipe import Recipe
 from fusion.run import Run
 from fusion.verification import Limits, Malformed, Task, Verdict, Verifiers
+from jobs.datasink import SMALL_CPUS
 from jobs.score import limits
 from jobs.scoring import score_identity, score_rows, score_table
 
@@ -29,9 +30,9 @@ def score_verdicts(run: Run, missing: pl.DataFrame, holdings: Holdings) -> None:
                 run,
                 rows,
                 _Check,
-                concurrency=holdings.sandbox_nodes if has_code else holdings.nodes,
+                concurrency=max(1, holdings.sandbox_nodes if has_code else holdings.nodes),
                 # A pod that is a sandbox has no CPU slots, so that nothing else is sent there.
-                num_cpus=0 if has_code else 1,
+                num_cpus=0 if has_code else SMALL_CPUS,
                 resources={"sandbox": 1.0} if has_code else {},
                 fn_constructor_args=[limits(run.recipe.verification)],
             )

@@ -4,9 +4,13 @@ from collections.abc import Iterable
 from typing import Any
 
 import pyarrow as pa
-from ray.data import Datasink
+from ray.data import Dataset, Datasink
 
 from fusion.store import Table
+
+# Of a write, and of a worker whose rows wait for it: little, so that there is room for both
+# when nodes are lost and those left have all the workers.
+SMALL_CPUS = 0.1
 
 
 class TableSink(Datasink[None]):
@@ -51,3 +55,8 @@ class TableSink(Datasink[None]):
     def min_rows_per_write(self) -> int:
         """Parts of a few hundred rows, so that a crash loses little."""
         return 256
+
+
+def commit(dataset: Dataset, sink: TableSink) -> None:
+    """Run a data set's pipeline and commit what comes out of it."""
+    dataset.write_datasink(sink, ray_remote_args={"num_cpus": SMALL_CPUS})

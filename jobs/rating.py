@@ -12,6 +12,7 @@ from fusion.recipe import Judge, Reward
 from fusion.rewards.judge import Case, JudgeClient
 from fusion.rewards.judgement import Judgement
 from fusion.run import Run
+from jobs.datasink import SMALL_CPUS
 from jobs.scoring import commit_scores, score_identity, score_rows, score_table
 from services.applications import handle, reward_application_name
 
@@ -51,7 +52,7 @@ def _ask_model(run: Run, name: str, reward: Reward, rows: pl.DataFrame) -> None:
         rows.select(_CONVERSATION),
         _Rate,
         concurrency=reward.replicas,
-        num_cpus=0.5,
+        num_cpus=SMALL_CPUS,
         fn_constructor_args=[reward_application_name(run.recipe.name, name)],
     )
 
@@ -64,7 +65,12 @@ def _ask_judge(
     if judge.comparison == "pairwise":
         cases = with_others(cases, answers)
     score_rows(
-        run, cases, _AskJudge, concurrency=1, num_cpus=0.5, fn_constructor_args=[judge, model]
+        run,
+        cases,
+        _AskJudge,
+        concurrency=1,
+        num_cpus=SMALL_CPUS,
+        fn_constructor_args=[judge, model],
     )
 
 

@@ -16,7 +16,7 @@ from fusion.run import Run
 from fusion.store import Counts, Manifest, is_current
 from fusion.training_rows import TokenRows
 from jobs.conversations import tokenised_pairs, training_source
-from jobs.datasink import TableSink
+from jobs.datasink import TableSink, commit
 from jobs.sft import sft_checkpoint
 from jobs.stage import StageClock, write_manifest
 
@@ -113,7 +113,7 @@ def _compute(run: Run, missing: pl.DataFrame, holdings: Holdings) -> None:
         num_cpus=1,
         num_gpus=1 if on_gpu else 0,
     )
-    dataset.write_datasink(TableSink(run.shared("reference"), run.quarantine(STAGE), STAGE))
+    commit(dataset, TableSink(run.shared("reference"), run.quarantine(STAGE), STAGE))
 
 
 def _most_workers(run: Run, holdings: Holdings) -> int:

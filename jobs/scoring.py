@@ -10,7 +10,7 @@ import ray
 from cluster.ray_data import quiet_ray_data
 from fusion.records import SCORES
 from fusion.run import Run
-from jobs.datasink import TableSink
+from jobs.datasink import TableSink, commit
 from jobs.score import STAGE
 
 ROWS_PER_CALL = 256
@@ -34,7 +34,7 @@ def score_rows(
         compute=ray.data.ActorPoolStrategy(size=concurrency),
         **options,
     )
-    dataset.write_datasink(TableSink(run.shared("scores"), run.quarantine(STAGE), STAGE))
+    commit(dataset, TableSink(run.shared("scores"), run.quarantine(STAGE), STAGE))
 
 
 def commit_scores(run: Run, scores: pa.Table) -> None:

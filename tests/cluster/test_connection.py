@@ -30,6 +30,13 @@ def test_holdings_are_the_sum_of_the_nodes():
     assert (CPU_ONLY.gpus, CPU_ONLY.gpu_nodes, CPU_ONLY.sandbox_nodes) == (0, (), 1)
 
 
+def test_a_head_without_cpus_does_no_work():
+    head, small, large = Node("head", 0, 64), Node("small", 4, 16), Node("large", 16, 64)
+    held = holdings_of([head, large, small])
+    assert (held.nodes, held.cpus, held.memory_gib) == (2, 20, 80)
+    assert held.cores == 4
+
+
 def test_a_recipe_for_cpu_leaves_gpus_alone():
     assert usable(_recipe(accelerator="cpu"), WITH_GPUS).gpu_nodes == ()
     assert usable(_recipe(), WITH_GPUS) == WITH_GPUS
