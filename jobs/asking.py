@@ -8,8 +8,6 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-from ray.exceptions import RayActorError
-from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from fusion.errors import CrucibleError, one_line
@@ -21,7 +19,7 @@ from fusion.window import FIRST_WINDOW
 from jobs.backlog import Backlog
 from jobs.committing import Commits
 from services.answers import Answer, Manner, SampleRequest, SourceDiedError, Wanted
-from services.applications import condition, handle
+from services.applications import DEATHS, PAUSE_AFTER_DEATH_S, condition, handle
 
 log = logging.getLogger(__name__)
 
@@ -29,12 +27,10 @@ log = logging.getLogger(__name__)
 WINDOWS_SENT = 2
 CALLS_A_WINDOW = 4
 LEAST_ANSWERS_A_CALL = 8
-# Serve takes a moment to see that a replica is gone; a request sent before it is lost as well.
-PAUSE_AFTER_DEATH_S = 5.0
 LOOK_AROUND_S = 5.0
 
 OUTCOME = pa.schema([("fault", pa.string())])
-_DEATHS = (RayActorError, RayServeException, SourceDiedError)
+_DEATHS = (*DEATHS, SourceDiedError)
 
 
 class Source(NamedTuple):

@@ -1,12 +1,14 @@
 """Rewards: every answer scored by the recipe's reward, and by each scorer beside it."""
 
 import asyncio
+import logging
+import time
 from collections.abc import Sequence
 
 import polars as pl
 import pyarrow as pa
 
-from fusion.errors import CrucibleError
+from fusion.errors import CrucibleError, one_line
 from fusion.ingest import import_rewards
 from fusion.recipe import Judge, Reward
 from fusion.rewards.judge import Case, JudgeClient
@@ -14,7 +16,15 @@ from fusion.rewards.judgement import Judgement
 from fusion.run import Run
 from jobs.datasink import SMALL_CPUS
 from jobs.scoring import commit_scores, score_identity, score_rows, score_table
-from services.applications import handle, reward_application_name
+from services.applications import (
+    DEATHS,
+    PAUSE_AFTER_DEATH_S,
+    condition,
+    handle,
+    reward_application_name,
+)
+
+log = logging.getLogger(__name__)
 
 _CONVERSATION = ["score_id", "response_id", "scorer", "partition", "messages", "text"]
 
@@ -53,7 +63,10 @@ def _ask_model(run: Run, name: str, reward: Reward, rows: pl.DataFrame) -> None:
         _Rate,
         concurrency=reward.replicas,
         num_cpus=SMALL_CPUS,
-        fn_constructor_args=[reward_application_name(run.recipe.name, name)],
+        fn_constructor_args=[
+            reward_application_name(run.recipe.name, name),
+            run.recipe.failures.wait_s,
+        ],
     )
 
 
@@ -116,18 +129,37 @@ def _score(row: dict[str, object], judgement: Judgement) -> dict[str, object]:
 
 
 class _Rate:
-    """Sends whole conversations to a reward model."""
+    """Sends whole conversations to a reward model, again where its replica dies meanwhile."""
 
-    def __init__(self, application: str) -> None:
+    def __init__(self, application: str, wait_s: float) -> None:
         self._application = application
+        self._wait_s = wait_s
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         rows = batch.to_pylist()
         conversations = [
             [*row["messages"], {"role": "assistant", "content": row["text"]}] for row in rows
         ]
-        judgements = handle(self._application).score.remote(conversations).result()
-        return score_table(map(_score, rows, judgements))
+        return score_table(map(_score, rows, self._judgements(conversations)))
+
+    def _judgements(self, conversations: list[list[dict[str, str]]]) -> list[Judgement]:
+        give_up_at = time.monotonic() + self._wait_s
+        while True:
+            try:
+                judgements: list[Judgement] = (
+                    handle(self._application).score.remote(conversations).result()
+                )
+            except DEATHS as error:
+                if time.monotonic() > give_up_at:
+                    raise CrucibleError(
+                        f"The reward model died ({one_line(error)}) and judged nothing within "
+                        f"{self._wait_s:g} s; Ray Serve says: {condition(self._application)}. Mend "
+                        "the cause, or raise failures.wait_s, and start the same command again."
+                    ) from None
+                log.warning("the reward model died and is waited for: %s", one_line(error))
+                time.sleep(PAUSE_AFTER_DEATH_S)
+            else:
+                return judgements
 
 
 class _AskJudge:

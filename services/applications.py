@@ -6,11 +6,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from ray import serve
+from ray.exceptions import RayActorError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ApplicationStatus
 
 from fusion.errors import CrucibleError
+
+# What a call raises whose replica dies.
+DEATHS = (RayActorError, RayServeException)
+# Serve takes a moment to see that a replica is gone; what is sent before it is lost as well.
+PAUSE_AFTER_DEATH_S = 5.0
 
 
 def source_application_name(run: str, source: str) -> str:

@@ -12,10 +12,18 @@ from cluster.connection import connected
 from fusion.errors import CrucibleError
 from fusion.identity import response_id, sampling_seed
 from fusion.recipe import Engine, Recipe, Sampling
+from fusion.rewards.judgement import Judgement
 from fusion.run import Run
+from jobs.rating import score_rewards
 from jobs.sample import Asking, missing_requests, sample
+from jobs.score import reward_wants
 from services.answers import Answer, Finished, Manner, SampleRequest
-from services.applications import serving, source_application_name, start_serve
+from services.applications import (
+    reward_application_name,
+    serving,
+    source_application_name,
+    start_serve,
+)
 from services.source import Served
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
@@ -55,6 +63,20 @@ class Source:
         return len(self._deaths.read_text()) if self._deaths.exists() else 0
 
 
+class Reward:
+    """Dies twice, then gives every answer the same reward."""
+
+    def __init__(self, folder: str) -> None:
+        self._deaths = Path(folder) / "deaths"
+
+    def score(self, conversations: list) -> list[Judgement]:
+        if not self._deaths.exists() or len(self._deaths.read_text()) < 2:
+            with self._deaths.open("a") as file:
+                file.write("x")
+            os._exit(1)
+        return [Judgement(0.5)] * len(conversations)
+
+
 @pytest.fixture(scope="module")
 def ray_is_up():
     with connected():
@@ -92,6 +114,7 @@ def _recipe(part: str, folder: Path) -> dict:
         "target": model,
         "sources": [{"name": "one"} | model],
         "datasets": [dataset],
+        "reward": model,
         "failures": {"limit": 0.3, "wait_s": 8 if part == "leaves" else 120},
     }
 
@@ -120,3 +143,22 @@ def test_a_source_that_stays_away_ends_sampling_with_one_sentence(asked):
     assert "did not come back within 8 s; Ray Serve says: " in error
     assert "\n" not in error
     assert run.quarantine("sample").num_rows == 0
+
+
+def test_a_reward_model_that_dies_twice_gives_every_reward_in_the_end(ray_is_up, tmp_path):
+    run = Run(Recipe.model_validate(_recipe("reward", tmp_path)))
+    messages = [{"role": "user", "content": "q"}]
+    answers = pl.DataFrame(
+        {
+            "response_id": [response_id("p", "one-key", n) for n in range(PROMPTS)],
+            "prompt_id": "p",
+            "source": "one",
+            "text": [f"answer {n}" for n in range(PROMPTS)],
+            "messages": [messages] * PROMPTS,
+        }
+    )
+    deployment = serve.deployment(Reward, name="Reward").bind(str(tmp_path))
+    with serving({reward_application_name(run.recipe.name): deployment}):
+        score_rewards(run, answers, reward_wants(run.recipe, answers))
+    rewards = run.shared("scores").read(["reward"])["reward"].to_pylist()
+    assert rewards == [0.5] * PROMPTS
