@@ -31,7 +31,7 @@ class RayCluster:
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="rc-"))  # sockets want a short path
         self.token = secrets.token_hex(16)
-        self.gcs, self.dashboard, self.client = (_free_port() for _ in range(3))
+        self.gcs, self.dashboard, self.client = (free_port() for _ in range(3))
         self.environment = {
             **{k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "RAY_ADDRESS")},
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -43,6 +43,7 @@ class RayCluster:
             "RAY_health_check_initial_delay_ms": "1000",
             "RAY_health_check_period_ms": "1000",
             "RAY_health_check_failure_threshold": "3",
+            "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "5",
         }
         self.head: subprocess.Popen[bytes] | None = None
         self.workers: list[subprocess.Popen[bytes]] = []
@@ -52,15 +53,15 @@ class RayCluster:
         """Of the job server."""
         return f"http://127.0.0.1:{self.dashboard}"
 
-    def start_head(self) -> None:
+    def start_head(self, *options: str) -> None:
         """Start the head and wait until its job server answers."""
         self.head = self._start(
             "--head",
             f"--port={self.gcs}",
             f"--dashboard-port={self.dashboard}",
             f"--ray-client-server-port={self.client}",
-            f"--temp-dir={tempfile.mkdtemp(prefix='r', dir=self.folder)}",
             "--num-cpus=0",
+            *options,
         )
         headers = {"Authorization": f"Bearer {self.token}"}
         deadline = time.monotonic() + START_S
@@ -107,11 +108,30 @@ class RayCluster:
 
     def running(self, node: subprocess.Popen[bytes], name: str) -> bool:
         """Whether a process with this in its title runs on a node."""
-        titles = []
         for process in psutil.Process(node.pid).children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):
-                titles.append(" ".join(process.cmdline()))
-        return any(name in title for title in titles)
+                if name in " ".join(process.cmdline()):
+                    return True
+        return False
+
+    def lose(self, name: str, job: subprocess.Popen[str], *, timeout_s: float) -> None:
+        """Wait until a worker runs a process with this in its title, and kill that worker."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            assert job.poll() is None, job.communicate()[0][-6000:]
+            for node in self.workers:
+                if self.running(node, name):
+                    self.kill(node)
+                    self.workers.remove(node)
+                    return
+            time.sleep(0.2)
+        pytest.fail(f"no worker ran {name} within {timeout_s:.0f} s")
+
+    def tell_to_go(self, node: subprocess.Popen[bytes]) -> None:
+        """What Kubernetes does to a node's pod that has to go: SIGTERM, on which Ray drains it."""
+        node.terminate()
+        node.wait()
+        self.workers.remove(node)
 
     def kill(self, node: subprocess.Popen[bytes]) -> None:
         """End a node's raylet and all its workers at one stroke, as a power cut would."""
@@ -141,9 +161,11 @@ class RayCluster:
             "start",
             "--block",
             "--node-ip-address=127.0.0.1",
+            # a folder that nodes shared would lose a job's files whenever one of them gets the job
+            f"--temp-dir={tempfile.mkdtemp(prefix='r', dir=self.folder)}",
             "--object-store-memory=200000000",
             "--disable-usage-stats",
-            f"--dashboard-agent-listen-port={_free_port()}",
+            f"--dashboard-agent-listen-port={free_port()}",
             *options,
         ]
         with (self.folder / "nodes.log").open("ab") as log:
@@ -161,7 +183,8 @@ def ray_cluster() -> Iterator[RayCluster]:
         cluster.stop()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens at."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -54,26 +54,39 @@ class WatchedRun:
     def _config(self) -> Path:
         return self.storage / "logging.json"
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What has engines write down the requests that they take."""
+        return {"VLLM_LOGGING_CONFIG_PATH": str(self._config)}
+
     @contextlib.contextmanager
     def started(self) -> Iterator[subprocess.Popen[str]]:
         """The command at work, its commits noted; all its processes are gone afterwards."""
         stages = [f"--stage={stage}" for stage in self.stages]
         command = [sys.executable, "-m", "jobs", "run", str(self.recipe), *stages]
         command.append(f"--set=storage={self.storage}")
-        environment = {**os.environ, "VLLM_LOGGING_CONFIG_PATH": str(self._config)}
-        done = threading.Event()
-        watcher = threading.Thread(target=self._watch, args=(done,))
+        environment = {**os.environ, **self.environment}
         output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         with subprocess.Popen(command, cwd=ROOT, env=environment, **output) as process:
-            watcher.start()
             tree = _Tree(process.pid)
             try:
-                yield process
+                with self.watching():
+                    yield process
             finally:
                 process.kill()
                 tree.kill()
-                done.set()
-                watcher.join()
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Note commits while the block runs."""
+        done = threading.Event()
+        watcher = threading.Thread(target=self._watch, args=(done,))
+        watcher.start()
+        try:
+            yield
+        finally:
+            done.set()
+            watcher.join()
 
     def stored_ids(self, table: str, column: str) -> list[str]:
         """The id of every stored row of a table, as often as it is stored."""

@@ -1,4 +1,4 @@
-"""A run as a job of a real cluster: submitted with `crucible submit`, a worker killed at work."""
+"""A job of a real cluster, submitted with `crucible submit`, that loses workers while it scores."""
 
 import hashlib
 import json
@@ -69,25 +69,33 @@ def _score_parts(storage: Path) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def finished(ray_cluster, tmp_path_factory):
-    """The recipe and the output of a job that lost a worker node while it scored."""
+    """The recipe and the output of a job that lost two of three workers while it scored.
+
+    The first went without a word, the second was told to go.
+    """
     recipe = _write_inputs(tmp_path_factory.mktemp("job"))
-    storage = recipe.parent / "runs"
-    workers = [ray_cluster.add_worker("--num-cpus=4") for _ in range(3)]
+    for _ in range(3):
+        ray_cluster.add_worker("--num-cpus=1")
+    ray_cluster.wait_for_workers(3)
     stages = [option for stage in STAGES for option in ("--stage", stage)]
     job = ray_cluster.submit(recipe, *stages)
-    deadline = time.monotonic() + 300
-    while not _score_parts(storage) and job.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.1)
-    busy = [w for w in workers if ray_cluster.running(w, "_Check")]
-    assert job.poll() is None, job.communicate()[0][-6000:]
-    assert busy, "no node was at work when it was to be killed"
-    ray_cluster.kill(busy[0])
+    _wait_for_parts(recipe, 1, job)
+    ray_cluster.lose("_Check", job, timeout_s=1)
+    _wait_for_parts(recipe, 2, job)
+    ray_cluster.tell_to_go(next(w for w in ray_cluster.workers if ray_cluster.running(w, "_Check")))
     output = _ended(job, code=0)
-    ray_cluster.wait_for_workers(2)
+    ray_cluster.wait_for_workers(1)
     return recipe, output
 
 
-def test_the_run_completes_with_every_answer_scored_once_after_a_node_is_lost(finished):
+def _wait_for_parts(recipe: Path, number: int, job: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 300
+    while len(_score_parts(recipe.parent / "runs")) < number and time.monotonic() < deadline:
+        assert job.poll() is None, job.communicate()[0][-6000:]
+        time.sleep(0.1)
+
+
+def test_the_run_completes_with_every_answer_scored_once_after_nodes_are_lost(finished):
     recipe, _ = finished
     run = recipe.parent / "runs"
     rows = [row for part in _score_parts(run) for row in pq.read_table(part).to_pylist()]
@@ -129,5 +137,6 @@ def test_storage_that_a_node_does_not_see_is_refused_by_the_job(ray_cluster, fin
     storage = recipe.parent / "runs"
     hidden = ("bwrap", "--dev-bind", "/", "/", "--tmpfs", str(storage), "--")
     ray_cluster.add_worker("--num-cpus=1", around=hidden)
-    said = _ended(ray_cluster.submit(recipe, "--stage", "ingest"), code=2)
+    ray_cluster.wait_for_workers(2)
+    said = _ended(ray_cluster.submit(recipe, "--stage", "sample"), code=2)
     assert "does not see in" in " ".join(said.split())

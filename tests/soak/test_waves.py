@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,7 @@ pytestmark = [pytest.mark.soak, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[2]
 MODELS = ROOT / "rehearsal" / "models"
 GPUS = {"llama": 4, "gemma": 2, "mistral": 4, "qwen": 1}
+MOST_IDLE_S = 5
 
 
 def _recipe(folder: Path) -> Path:
@@ -70,7 +71,7 @@ def seen(ray_cluster, tmp_path_factory):
         "PYTHONPATH": str(ROOT),
     }
     done = subprocess.run(
-        [sys.executable, str(script), str(recipe), str(out)],
+        [sys.executable, str(script), str(recipe), str(out), "ingest", "sample", "score"],
         env=environment,
         cwd=ROOT,
         capture_output=True,
@@ -102,6 +103,13 @@ def test_gpus_are_never_oversubscribed_and_a_whole_wave_holds_all_that_it_was_gi
         if up in waves:
             wanted = sum(GPUS[name.rpartition("-")[2]] for name in up)
             assert 0 <= state["free"] <= state["total"] - wanted
+
+
+def test_gpus_do_not_idle_between_waves(seen):
+    _, states = seen
+    held = [state["at"] for state in states if state["free"] < state["total"]]
+    assert len(held) > 20
+    assert max(later - earlier for earlier, later in pairwise(held)) < MOST_IDLE_S
 
 
 def test_the_reward_model_scores_a_wave_while_the_next_one_is_up(seen):

@@ -103,20 +103,20 @@ def _watch(seen: list[dict[str, Any]], done: threading.Event) -> None:
             apps = serve.status().applications
             running = sorted(n for n, app in apps.items() if app.status.value == "RUNNING")
             total = ray.cluster_resources()["GPU"]
-            seen.append({"free": free, "total": total, "running": running})
+            seen.append({"at": time.time(), "free": free, "total": total, "running": running})
 
 
 def main() -> None:
-    """Run the recipe of the first argument; what was seen goes to the file of the second."""
+    """Run stages of a recipe and write down what was seen: RECIPE FILE STAGE..."""
     answering.source_applications = source_applications
     answering.reward_applications = reward_applications
     seen: list[dict[str, Any]] = []
     done = threading.Event()
     threading.Thread(target=_watch, args=(seen, done), daemon=True).start()
-    recipe = load_recipe(sys.argv[1])
-    run_recipe(recipe, ["ingest", "sample", "score"], Progress(Console()))
+    _, recipe, file, *stages = sys.argv
+    run_recipe(load_recipe(recipe), stages, Progress(Console()))
     done.set()
-    Path(sys.argv[2]).write_text(json.dumps(seen))
+    Path(file).write_text(json.dumps(seen))
 
 
 if __name__ == "__main__":
