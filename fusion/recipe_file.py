@@ -1,6 +1,7 @@
 """Read a recipe file: inheritance, paths, and one plain sentence for each mistake."""
 
 import difflib
+import json
 import os
 import re
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import Any, TypeGuard, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
-from fusion.errors import BadInputError
+from fusion.errors import BadInputError, one_line
 from fusion.identity import content_hash
 from fusion.recipe import Recipe
 
@@ -29,6 +31,22 @@ _PATH_KEYS = {
 }
 # Never a hub id; links stay links, as a mounted secret is changed by pointing its link elsewhere.
 _FILE_KEYS = ("keys", "tls_certificate", "tls_key", "audit")
+# What pydantic calls the types of a recipe's values.
+_KINDS = {
+    "string_type": "text",
+    "tuple_type": "a list",
+    "dict_type": "keys with values",
+    "model_type": "keys with values",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+}
+LONGEST_SHOWN = 60
 Raw = dict[str, Any]
 
 
@@ -55,7 +73,7 @@ def parse_recipe(raw: Raw, *, origin: str = "recipe") -> Recipe:
     try:
         return Recipe.model_validate(raw)
     except ValidationError as error:
-        raise BadInputError(f"{origin}: {_first_mistake(error)}") from None
+        raise BadInputError(f"{origin}: {_first_mistake(error, raw)}") from None
 
 
 def recipe_hash(recipe: Recipe) -> str:
@@ -117,6 +135,8 @@ def _load_raw(path: Path, parameters: _Parameters, seen: tuple[Path, ...]) -> Ra
     parent = raw.pop("extends", None)
     if parent is None:
         return raw
+    if not isinstance(parent, str):
+        raise BadInputError(f"{path}: extends is {_shown(parent)}; give the path of one YAML file.")
     base = _load_raw(path.parent / parent, parameters, (*seen, path.resolve()))
     return merge(base, raw)
 
@@ -127,9 +147,13 @@ def _read_yaml(path: Path, parameters: _Parameters) -> Raw:
     try:
         raw = yaml.safe_load(parameters.fill(path.read_text(encoding="utf-8"), path))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadInputError(f"{path} is not YAML: {' '.join(str(error).split())}.") from None
+        raise BadInputError(f"{path} is not YAML: {one_line(error)}; mend it.") from None
+    except (OSError, RecursionError) as error:
+        raise BadInputError(f"{path} cannot be read: {one_line(error)}.") from None
     if not isinstance(raw, dict):
-        raise BadInputError(f"{path} holds {type(raw).__name__}, not a recipe's keys and values.")
+        raise BadInputError(
+            f"{path} holds {_shown(raw)}, not a recipe; give keys and values, as name: mine."
+        )
     return raw
 
 
@@ -150,7 +174,7 @@ def merge(base: Raw, over: Raw) -> Raw:
 def _named(value: Any) -> TypeGuard[list[Raw]]:
     if not (isinstance(value, list) and value):
         return False
-    return all(isinstance(item, dict) and "name" in item for item in value)
+    return all(isinstance(item, dict) and isinstance(item.get("name"), str) for item in value)
 
 
 def _merge_named(base: list[Raw], over: list[Raw]) -> list[Raw]:
@@ -194,25 +218,60 @@ def _absolute(section: Any, key: str, folder: Path) -> Any:
     return {**section, key: str(path.resolve())}
 
 
-def _first_mistake(error: ValidationError) -> str:
-    mistake = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-    where = ".".join(str(part) for part in mistake["loc"]) or "the recipe"
-    if mistake["type"] == "extra_forbidden":
-        return _unknown_key(mistake["loc"])
-    if mistake["type"] == "missing":
-        return f"{where} is missing; add it."
-    if mistake["type"] == "value_error":
-        return f"{where}: {mistake['ctx']['error']!s}."
-    given = str(mistake["input"])
-    return f"{where} is {given[:60]!r}: {mistake['msg'][0].lower()}{mistake['msg'][1:]}."
+def _first_mistake(error: ValidationError, raw: Raw) -> str:
+    mistake = min(error.errors(), key=_is_less_telling)
+    loc, where = mistake["loc"], _place(mistake["loc"], raw)
+    match mistake["type"]:
+        case "extra_forbidden" | "invalid_key":
+            return _unknown_key(loc, _place(loc[:-1], raw) or "the recipe")
+        case "missing":
+            return f"{f'{where}.{loc[-1]}' if where else loc[-1]} is missing; add it."
+        case "value_error":
+            sentence = f"{mistake['ctx']['error']!s}."
+            return f"{where}: {sentence}" if where else sentence
+    return f"{where} is {_shown(mistake['input'])}; it should {_expected(mistake)}."
 
 
-def _unknown_key(loc: tuple[str | int, ...]) -> str:
+def _is_less_telling(mistake: ErrorDetails) -> tuple[bool, bool]:
+    """A misspelt key explains most; keys with values that are no true or false explain nothing."""
+    is_other_branch = mistake["type"] == "bool_type" and isinstance(mistake["input"], dict)
+    return mistake["type"] != "extra_forbidden", is_other_branch
+
+
+def _place(loc: tuple[int | str, ...], raw: Any) -> str:
+    """The keys that lead to a mistake, as far as the recipe has them; of a list's item its name."""
+    path = []
+    for part in loc:
+        if isinstance(raw, list) and isinstance(part, int):
+            raw = raw[part]
+            name = raw.get("name") if isinstance(raw, dict) else None
+            path.append(name if isinstance(name, str) else str(part))
+        elif isinstance(raw, dict) and part in raw:
+            raw = raw[part]
+            path.append(str(part))
+    return ".".join(path)
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
+
+
+def _expected(mistake: ErrorDetails) -> str:
+    """What a value should be, from pydantic's words where they are a recipe's."""
+    kind = _KINDS.get(mistake["type"])
+    if kind == "text" and not isinstance(mistake["input"], list | dict):
+        return "be text: put it in quotes"
+    if kind:
+        return f"be {kind}"
+    return mistake["msg"].partition(" should ")[2].partition(" after ")[0]
+
+
+def _unknown_key(loc: tuple[str | int, ...], where: str) -> str:
     *parents, key = loc
     section = _section_at(Recipe, parents)
     known = sorted(section.model_fields) if section else []
     close = difflib.get_close_matches(str(key), known, n=1, cutoff=0.4)
-    where = ".".join(str(p) for p in parents) or "the recipe"
     advice = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}."
     return f"{where} has no key {key}; {advice}"
 

@@ -46,7 +46,9 @@ class Dataset(Section):
     def _has_a_prompt(self) -> "Dataset":
         known = {"prompt", "messages", "gold", "tests", "entry_point", "id"}
         if unknown := set(self.fields) - known:
-            raise ValueError(f"fields knows {sorted(known)}, not {sorted(unknown)}")
+            raise ValueError(
+                f"fields has no {', '.join(sorted(unknown))}; known are {', '.join(sorted(known))}"
+            )
         if ("prompt" in self.fields) == ("messages" in self.fields):
             raise ValueError("fields needs either prompt or messages")
         if self.turn_marker and "prompt" not in self.fields:

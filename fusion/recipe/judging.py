@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from fusion.recipe.section import Section
+from fusion.recipe.section import Section, check_keys_of_kind
 from fusion.recipe.sources import Model
 
 
@@ -69,6 +69,7 @@ class Reward(Section):
 
     @model_validator(mode="after")
     def _kind_has_its_keys(self) -> Self:
+        check_keys_of_kind(self, {"path": "imported", "judge": "judge"})
         needs = {"judge": ("model", "judge"), "imported": ("path",), "constant": ()}
         for key in needs.get(self.kind, ("model",)):
             if not getattr(self, key):

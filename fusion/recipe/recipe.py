@@ -1,5 +1,6 @@
 """The whole of a recipe, and what its parts must agree on."""
 
+from collections.abc import Collection, Iterable
 from typing import get_args
 
 from pydantic import Field, model_validator
@@ -40,37 +41,35 @@ class Recipe(Section):
     )
 
     @model_validator(mode="after")
-    def _names_are_unique_and_known(self) -> "Recipe":
+    def _names_are_unique(self) -> "Recipe":
         for what, names in (
             ("sources", [s.name for s in self.sources]),
             ("datasets", [d.name for d in self.datasets]),
         ):
             if twice := sorted({n for n in names if names.count(n) > 1}):
                 raise ValueError(f"{what} has {', '.join(twice)} twice; give each its own name")
-        reserved = {"base", "sft", "dpo"} & {s.name for s in self.sources}
-        if reserved:
-            raise ValueError(f"a source may not be named {sorted(reserved)[0]}: the target's is")
-        known = {s.name for s in self.sources}
-        for where, listed in (
-            ("selection.pairs_from", self.selection.pairs_from),
-            ("endpoint.sources", self.endpoint.sources),
-            ("cluster.throughput", self.cluster.throughput),
-        ):
-            if unknown := sorted(set(listed or ()) - known):
-                raise ValueError(f"{where} names {', '.join(unknown)}, which is no source")
-        ranked_by = self.selection.ranked_by
-        if ranked_by not in ("reward", *self.scorers):
-            raise ValueError(f"selection.ranked_by names {ranked_by}, which is no scorer")
+        if reserved := sorted({"base", "sft", "dpo"} & {s.name for s in self.sources}):
+            raise ValueError(
+                f"a source may not be named {reserved[0]}, as the target is; choose another name"
+            )
         if taken := sorted({"reward", *get_args(VerifierName)} & self.scorers.keys()):
-            raise ValueError(f"a scorer may not be named {taken[0]}; that name is taken")
-        named = {d.name for d in self.datasets}
-        if unknown := sorted(set(self.cluster.prompts) - named):
-            raise ValueError(f"cluster.prompts names {', '.join(unknown)}, which is no data set")
+            raise ValueError(
+                f"a scorer may not be named {taken[0]}, as another judge is; choose another name"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> "Recipe":
+        sources, datasets = ([item.name for item in part] for part in (self.sources, self.datasets))
+        _check_known("selection.pairs_from", self.selection.pairs_from, "source", sources)
+        _check_known("endpoint.sources", self.endpoint.sources, "source", sources)
+        _check_known("cluster.throughput", self.cluster.throughput, "source", sources)
+        _check_known("cluster.prompts", self.cluster.prompts, "data set", datasets)
         for source in self.sources:
-            if source.dataset is not None and source.dataset not in named:
-                raise ValueError(
-                    f"source {source.name} names {source.dataset}, which is no data set"
-                )
+            asked = [source.dataset] if source.dataset is not None else []
+            _check_known(f"source {source.name}", asked, "data set", datasets)
+        scorers = ["reward", *self.scorers]
+        _check_known("selection.ranked_by", [self.selection.ranked_by], "scorer", scorers)
         return self
 
     @model_validator(mode="after")
@@ -129,3 +128,12 @@ class Recipe(Section):
         if dataset.split == "test":
             return 1
         return source.samples.get(dataset.domain, dataset.samples)
+
+
+def _check_known(
+    where: str, named: Iterable[str] | None, what: str, known: Collection[str]
+) -> None:
+    if unknown := sorted(set(named or ()) - set(known)):
+        raise ValueError(
+            f"{where} names {', '.join(unknown)}, which is no {what}; there are {', '.join(known)}"
+        )

@@ -1,6 +1,7 @@
 """What every part of a recipe is made of."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -13,4 +14,18 @@ VerifierName = Literal["math", "code", "exact", "choice"]
 class Section(BaseModel):
     """A part of a recipe: immutable, and strict about its keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def check_keys_of_kind(section: Any, owners: Mapping[str, str]) -> None:
+    """See that a section with a `kind` has no key that only another kind reads.
+
+    Raises:
+        ValueError: it has one, which would change nothing, silently.
+    """
+    for key, kind in owners.items():
+        if section.kind != kind and getattr(section, key) is not None:
+            raise ValueError(
+                f"{key} is for kind {kind}, and this is of kind {section.kind}; "
+                "leave it out or correct kind"
+            )

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
-from fusion.recipe.section import Domain, Name, Section, Share
+from fusion.recipe.section import Domain, Name, Section, Share, check_keys_of_kind
 
 
 class Model(Section):
@@ -46,7 +46,7 @@ class Greedy(Sampling):
 class Engine(BaseModel):
     """Options of the vLLM engine; those not named here pass through if vLLM knows them."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         "auto", description="Number format of weights and activations."
@@ -111,6 +111,7 @@ class Source(Section):
 
     @model_validator(mode="after")
     def _kind_has_its_keys(self) -> "Source":
+        check_keys_of_kind(self, {"model": "model", "path": "imported", "dataset": "imported"})
         if self.kind == "model" and not self.model:
             raise ValueError("a source of kind model needs the key model")
         if self.kind == "imported":
@@ -122,7 +123,9 @@ class Source(Section):
             raise ValueError("a source of kind imported needs the key path")
         known = {"text", "prompt", "messages", "id"}
         if unknown := set(self.fields) - known:
-            raise ValueError(f"fields knows {sorted(known)}, not {sorted(unknown)}")
+            raise ValueError(
+                f"fields has no {', '.join(sorted(unknown))}; known are {', '.join(sorted(known))}"
+            )
         if "text" not in self.fields or len(self.fields) != 2:
             raise ValueError("fields needs text, and one of prompt, messages and id")
         if ("id" in self.fields) != (self.dataset is not None):

@@ -40,7 +40,53 @@ def test_unknown_key_is_refused_with_the_nearest_known_one():
 def test_unknown_key_deep_in_a_list_is_refused_with_its_place():
     source = {**SMALL["sources"][0], "sampling": {"temprature": 1}}
     said = _refusal({**SMALL, "sources": [source]})
-    assert "sources.0.sampling has no key temprature; did you mean temperature?" in said
+    assert "sources.one.sampling has no key temprature; did you mean temperature?" in said
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"sources": "one"}, 'sources is "one"; it should be a list.'),
+        ({"sources": ["one"]}, 'sources.0 is "one"; it should be keys with values.'),
+        ({"target": None}, "target is null; it should be keys with values."),
+        ({"storage": 3}, "storage is 3; it should be text: put it in quotes."),
+        ({"sft": {"workers": "two"}}, 'sft.workers is "two"; it should be a whole number.'),
+        (
+            {"sft": {"held_out": 0.9}},
+            "sft.held_out is 0.9; it should be less than or equal to 0.5.",
+        ),
+        ({"dpo": {"loss": "kto"}}, "dpo.loss is \"kto\"; it should be 'ln_dpo', 'dpo', 'ipo',"),
+        ({"selection": {"margin": {"low": float("nan")}}}, "low is NaN; it should be a finite"),
+        (
+            {"selection": {"domains": {"instruction": {"margin": {"lo": 0}}}}},
+            "margin has no key lo",
+        ),
+        (
+            {"selection": {"domains": {"instruction": {"margin": {"low": 2, "high": 1}}}}},
+            "selection.domains.instruction.margin: low 2.0 is above high 1.0",
+        ),
+        ({"selection": {"ranked_by": "judge"}}, "which is no scorer; there are reward."),
+        ({1: 2}, "the recipe has no key 1"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_refused_in_the_words_of_a_recipe(changes, sentence):
+    assert sentence in _refusal({**SMALL, **changes})
+
+
+@pytest.mark.parametrize(
+    ("section", "changes", "key"),
+    [
+        ("sources", {"path": "answers.jsonl"}, "path is for kind imported"),
+        ("sources", {"kind": "imported", "path": "answers.jsonl"}, "model is for kind model"),
+    ],
+)
+def test_a_key_that_only_another_kind_reads_is_refused(section, changes, key):
+    assert key in _refusal({**SMALL, section: [{**SMALL[section][0], **changes}]})
+
+
+def test_a_reward_s_key_that_only_another_kind_reads_is_refused():
+    reward = {"model": "org/reward", "revision": "abc", "path": "scores.jsonl"}
+    assert "path is for kind imported" in _refusal({**SMALL, "reward": reward})
 
 
 @pytest.mark.parametrize("section", ["sources", "datasets"])
@@ -74,7 +120,7 @@ def test_margin_upside_down_is_refused():
 @pytest.mark.parametrize(("key", "value"), [("temperature", 9), ("top_p", 0), ("max_tokens", 0)])
 def test_sampling_value_out_of_range_is_refused(key, value):
     source = {**SMALL["sources"][0], "sampling": {key: value}}
-    assert f"sources.0.sampling.{key}" in _refusal({**SMALL, "sources": [source]})
+    assert f"sources.one.sampling.{key}" in _refusal({**SMALL, "sources": [source]})
 
 
 @pytest.mark.parametrize(("key", "kind"), [("throughput", "source"), ("prompts", "data set")])
@@ -146,7 +192,10 @@ def test_parameter_is_filled_and_a_missing_one_is_named(tmp_path):
         load_recipe(path)
 
 
-@pytest.mark.parametrize("text", ["- a list", "name: [", "just words"])
+@pytest.mark.parametrize(
+    "text",
+    ["- a list", "name: [", "just words", "", "extends: 5", "extends: [a.yaml]", "[" * 2000],
+)
 def test_a_file_that_is_no_recipe_is_refused_in_one_sentence(tmp_path, text):
     path = tmp_path / "r.yaml"
     path.write_text(text)
