@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -12,16 +13,18 @@ from pathlib import Path
 
 import psutil
 import ray
+from ray.exceptions import RayError
 
 from cluster.engine_fit import GIB
 from cluster.nodes import Node, declared_node, described_nodes
 from cluster.settings import apply_quiet_defaults, ray_address
-from fusion.errors import DoesNotFitError
+from fusion.errors import BadInputError, DoesNotFitError, one_line
 from fusion.recipe import Recipe
 
 # Ray's slots only order work on a machine of our own; waves bound the memory, the kernel
 # shares the cores. A cluster keeps the numbers its nodes declare.
 LOCAL_SLOTS = 32
+ANSWER_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -82,14 +85,18 @@ def usable(recipe: Recipe, holdings: Holdings) -> Holdings:
 
 @contextmanager
 def connected(*, log_level: int = logging.ERROR) -> Iterator[Holdings]:
-    """Join the cluster of `RAY_ADDRESS`, or start Ray here and stop it at the end."""
+    """Join the cluster of `RAY_ADDRESS`, or start Ray here and stop it at the end.
+
+    Raises:
+        BadInputError: there is an address, and no cluster of our Ray version that lets us in.
+    """
     apply_quiet_defaults()
     logging.getLogger("ray").setLevel(log_level)
     address = ray_address()
     on_sigterm = signal.getsignal(signal.SIGTERM)
     with _standard_error_kept():
         if address:
-            ray.init(address, logging_level=log_level, log_to_driver=False)
+            _join(address, log_level)
         else:
             _start_local(log_level)
     signal.signal(signal.SIGTERM, on_sigterm)  # ray.init takes it for itself
@@ -101,13 +108,15 @@ def connected(*, log_level: int = logging.ERROR) -> Iterator[Holdings]:
 
 @contextmanager
 def _standard_error_kept() -> Iterator[None]:
-    """Hold back what Ray's C++ core writes while it starts; show it only if starting fails."""
+    """Hold back what Ray's C++ core writes while it starts; show it if starting goes wrong."""
     sys.stderr.flush()
     before = os.dup(2)
     with tempfile.TemporaryFile() as kept:
         os.dup2(kept.fileno(), 2)
         try:
             yield
+        except BadInputError:
+            raise
         except BaseException:
             kept.seek(0)
             os.write(before, kept.read())
@@ -115,6 +124,24 @@ def _standard_error_kept() -> Iterator[None]:
         finally:
             os.dup2(before, 2)
             os.close(before)
+
+
+def _join(address: str, log_level: int) -> None:
+    try:
+        _check_listens(address)
+        ray.init(address, logging_level=log_level, log_to_driver=False)
+    except (OSError, RuntimeError, ValueError, RayError) as error:
+        raise BadInputError(
+            f"The Ray cluster of RAY_ADDRESS, {address}, cannot be joined ({one_line(error)}); "
+            "correct it to HEAD:6379, or unset it to use this machine."
+        ) from None
+
+
+def _check_listens(address: str) -> None:
+    """Ray itself takes half a minute to find out that nobody is there."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), ANSWER_TIMEOUT_S).close()
 
 
 def _start_local(log_level: int) -> None:

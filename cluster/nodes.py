@@ -17,7 +17,9 @@ GIB_A_STATED_GB = 0.93
 SAME_CARD = 0.15
 CPUS_A_GPU = 16
 MEMORY_GIB_A_GPU = 200.0
-_GROUP = re.compile(r"(\d+)x(\d+)x([A-Za-z](?:[\w-]*?\w)?)(?:-(\d+(?:\.\d+)?)(?:GB|GiB|G))?")
+_GROUP = re.compile(
+    r"(\d{1,4})x(\d{1,4})x([A-Za-z](?:[\w-]*?\w)?)(?:-(\d+(?:\.\d+)?)(?:GB|GiB|G))?"
+)
 
 
 @dataclass(frozen=True)

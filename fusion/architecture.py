@@ -1,6 +1,5 @@
 """The size of a model as its configuration says it; no weights are read."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -9,7 +8,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from fusion.models import weights_bytes
+from fusion.models import configuration, weights_bytes
 from fusion.recipe import Engine, ModelSize
 
 BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
@@ -71,10 +70,8 @@ def architecture(model: str, stated: Mapping[str, ModelSize]) -> Architecture | 
     """A model's size: from the recipe, its own config.json, or the published facts; else None."""
     if model in stated:
         return _of_recipe(stated[model])
-    config = Path(model) / "config.json"
-    if config.is_file():
-        read = json.loads(config.read_text(encoding="utf-8"))
-        return _of_config(read, origin="config.json", stored=weights_bytes(model))
+    if own := configuration(model):
+        return _of_config(own, origin="config.json", stored=weights_bytes(model))
     published = published_configs().get(model)
     return _of_config(published, origin="published", stored=None) if published else None
 

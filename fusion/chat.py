@@ -158,6 +158,11 @@ def _apply(tokenizer: Any, turns: list[Message], add_generation_prompt: bool) ->
             turns, tokenize=False, add_generation_prompt=add_generation_prompt
         )
     except Exception as error:  # a template is a program of the model's author
+        if getattr(tokenizer, "chat_template", "one of its own") is None:
+            raise BadInputError(
+                f"The tokenizer of {tokenizer.name_or_path} has no chat template; save one beside "
+                "it, as chat_template.jinja."
+            ) from None
         raise BadInputError(
             f"The chat template of {tokenizer.name_or_path} failed on roles "
             f"{', '.join(turn['role'] for turn in turns)} ({type(error).__name__}: "

@@ -7,14 +7,17 @@ from collections.abc import Iterable
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from fusion.errors import BadInputError
+from fusion.errors import BadInputError, one_line
 from fusion.recipe_file import HUB_ID
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _GENERATORS = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")
+# As in Qwen2ForSequenceClassification, and in ArmoRM's LlamaForRewardModelWithGating.
+_SCORERS = ("SequenceClassification", "RewardModel")
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+_INDEX = "model.safetensors.index.json"
 
 
 class UnknownOption(NamedTuple):
@@ -30,10 +33,10 @@ def is_local(model: str) -> bool:
 
 
 def check_model(model: str, revision: str | None) -> None:
-    """See that a model is a folder with configuration and tokenizer, or a hub id and revision.
+    """See that a model is a folder with all that is needed, or a hub id and revision.
 
     Raises:
-        BadInputError: it is neither.
+        BadInputError: it is neither, or the folder lacks configuration, tokenizer or weights.
     """
     if is_local(model):
         _check_folder(Path(model))
@@ -47,30 +50,49 @@ def check_model(model: str, revision: str | None) -> None:
 
 
 def check_generates(model: str) -> None:
-    """See that a local model is one that writes text, as training needs it; one elsewhere passes.
+    """See that a local model is one that writes text; one elsewhere passes.
 
     Raises:
         BadInputError: it is a classifier, a reward model or the like.
     """
-    file = Path(model) / "config.json"
-    if not file.is_file():
-        return
-    kinds = json.loads(file.read_text(encoding="utf-8")).get("architectures") or []
+    kinds = configuration(model).get("architectures") or []
     if kinds and not any(kind.endswith(_GENERATORS) for kind in kinds):
         raise BadInputError(
             f"{model} is a {', '.join(kinds)}, which does not write text; give a causal language "
-            "model to train."
+            "model."
+        )
+
+
+def check_scores(model: str) -> None:
+    """See that a local model is one that scores conversations; one elsewhere passes.
+
+    transformers would load a language model as a classifier all the same, with a random head.
+
+    Raises:
+        BadInputError: it is a language model or the like.
+    """
+    kinds = configuration(model).get("architectures") or []
+    if kinds and not any(part in kind for kind in kinds for part in _SCORERS):
+        raise BadInputError(
+            f"{model} is a {', '.join(kinds)}, which gives no score; give a sequence classifier "
+            "with one output, or for kind armorm an ArmoRM."
         )
 
 
 def context_length(model: str) -> int | None:
     """The longest sequence a model's configuration allows; None for one that is not here."""
-    file = Path(model) / "config.json"
-    if not file.is_file():
-        return None
-    config = json.loads(file.read_text(encoding="utf-8"))
-    length = config.get("max_position_embeddings")
+    length = configuration(model).get("max_position_embeddings")
     return length if isinstance(length, int) else None
+
+
+def configuration(model: str) -> dict[str, Any]:
+    """What the config.json of a local model says, nothing for a model elsewhere.
+
+    Raises:
+        BadInputError: it is no JSON object.
+    """
+    file = Path(model) / "config.json"
+    return _read_object(file) if file.is_file() else {}
 
 
 def weights_bytes(model: str) -> int | None:
@@ -79,9 +101,9 @@ def weights_bytes(model: str) -> int | None:
     An index names the total of all shards, also of those that are not downloaded yet.
     """
     folder = Path(model)
-    index = folder / "model.safetensors.index.json"
+    index = folder / _INDEX
     if index.is_file():
-        total = json.loads(index.read_text(encoding="utf-8")).get("metadata", {}).get("total_size")
+        total = _read_object(index).get("metadata", {}).get("total_size")
         if total is not None:
             return int(total)
     for pattern in _WEIGHTS:
@@ -123,10 +145,38 @@ def known_engine_options() -> frozenset[str] | None:
 def _check_folder(folder: Path) -> None:
     if not (folder / "config.json").is_file():
         raise BadInputError(f"{folder} has no config.json; give the folder of a whole model.")
+    if "model_type" not in configuration(str(folder)):
+        raise BadInputError(
+            f"{folder}/config.json names no model_type; give a model that transformers saved."
+        )
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         raise BadInputError(
             f"{folder} has no tokenizer ({', '.join(_TOKENIZER_FILES)}); save it beside the model."
         )
+    if missing := _missing_weights(folder):
+        raise BadInputError(f"{folder} has no weights {missing}; give the folder of a whole model.")
+
+
+def _missing_weights(folder: Path) -> str | None:
+    """The shard that an index names and the folder lacks, or what weights are called."""
+    index = folder / _INDEX
+    if index.is_file():
+        shards = _read_object(index).get("weight_map", {}).values()
+        return next((name for name in sorted(shards) if not (folder / name).is_file()), None)
+    has_any = any(any(folder.glob(pattern)) for pattern in _WEIGHTS)
+    return None if has_any else f"({', '.join(_WEIGHTS)})"
+
+
+def _read_object(file: Path) -> dict[str, Any]:
+    try:
+        read = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BadInputError(
+            f"{file} is not JSON ({one_line(error)}); give the folder of a whole model."
+        ) from None
+    if not isinstance(read, dict):
+        raise BadInputError(f"{file} holds no JSON object; give the folder of a whole model.")
+    return read
 
 
 def _nearest(name: str, known: frozenset[str]) -> str | None:

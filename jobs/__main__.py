@@ -82,9 +82,10 @@ def validate(recipe: RecipePath, cluster: ClusterSpec = None, set_: Parameters =
     from jobs.validate import validate as check
 
     loaded = _load(recipe, set_)
+    holdings = None if cluster is None else described(loaded, cluster)
     report = check(loaded)
-    if cluster is not None:
-        check_fit(loaded, described(loaded, cluster))
+    if holdings is not None:
+        check_fit(loaded, holdings)
         report.checked.append(f"it fits {cluster}")
     for line in report.not_checked:
         console.print(f"not checked: {line}", markup=False, highlight=False)
@@ -114,7 +115,7 @@ def plan(
     )
 
     loaded = _load(recipe, set_)
-    holdings = described(loaded, cluster) if cluster else holdings_at_hand(loaded)
+    holdings = holdings_at_hand(loaded) if cluster is None else described(loaded, cluster)
     made = plan_recipe(loaded, holdings)
     if as_json:
         print(plan_json(made))

@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 
+from cluster.nodes import described_nodes
 from fusion.chat import Use, check_template, load_tokenizer, render_prompt
 from fusion.errors import BadInputError, CrucibleError
 from fusion.ingest import (
@@ -16,6 +17,7 @@ from fusion.ingest import (
     PromptMapping,
     check_data_path,
     map_answers,
+    map_rewards,
     map_rows,
     read_rows,
 )
@@ -24,6 +26,7 @@ from fusion.ingest.rows import Malformed, Mapped
 from fusion.models import (
     check_generates,
     check_model,
+    check_scores,
     context_length,
     is_local,
     known_engine_options,
@@ -52,13 +55,13 @@ def validate(recipe: Recipe) -> Report:
     """
     report = Report()
     _check_storage(recipe.storage, report)
+    _check_growth(recipe)
     prompts = {dataset.name: _check_dataset(dataset, report) for dataset in recipe.datasets}
     _check_judges(recipe)
     for source in recipe.sources:
         _check_source(source, report)
         _check_asked(recipe, source, prompts, report)
     _check_model("the target", recipe.target, "train", report)
-    check_generates(recipe.target.model)
     evaluation = recipe.evaluation
     _check_engine("evaluation", evaluation.engine, report)
     _check_room("evaluation", recipe.target.model, evaluation.sampling, evaluation.engine)
@@ -77,6 +80,11 @@ def _check_storage(storage: str, report: Report) -> None:
     except CrucibleError as error:
         raise BadInputError(str(error)) from None
     report.checked.append(f"the storage {storage} can be written")
+
+
+def _check_growth(recipe: Recipe) -> None:
+    if recipe.cluster.grows_to is not None:
+        described_nodes(recipe.cluster.grows_to)
 
 
 def _check_dataset(dataset: Dataset, report: Report) -> list[Any]:
@@ -104,12 +112,13 @@ def _check_source(source: Source, report: Report) -> None:
 
 
 def _check_reward(name: str, reward: Reward, report: Report) -> None:
-    what = "the reward model" if name == "reward" else f"the scorer {name}"
+    what = "the reward" if name == "reward" else f"the scorer {name}"
     if model := reward.served_model:
         _check_model(what, model, "score", report)
     elif reward.kind == "imported":
-        check_data_path(DataPath(str(reward.path)))
-        report.checked.append(f"{what}: {reward.path} is there")
+        rows = _first_rows(what, DataPath(str(reward.path)), report)
+        if rows is not None:
+            _check_outcomes(what, str(reward.path), map_rewards(reward, rows), report)
     elif reward.judge:
         report.not_checked.append(f"{what}: the judge {reward.model} at {reward.judge.url}")
 
@@ -188,6 +197,7 @@ def _check_model(what: str, model: Model, use: Use, report: Report) -> None:
     try:
         check_model(model.model, model.revision)
         if is_local(model.model):
+            check_scores(model.model) if use == "score" else check_generates(model.model)
             tokenizer = load_tokenizer(model.model, model.revision)
             check_template(tokenizer, model.model, use)
     except BadInputError as error:

@@ -5,7 +5,7 @@ from fusion.ingest.ingest import Ingested, ingest_datasets, ingest_key
 from fusion.ingest.matches import Match
 from fusion.ingest.prompts import PromptMapping, map_rows
 from fusion.ingest.reading import DataPath, check_data_path, read_rows
-from fusion.ingest.rewards import import_rewards
+from fusion.ingest.rewards import import_rewards, map_rewards
 from fusion.ingest.rows import DatasetCounts
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "ingest_datasets",
     "ingest_key",
     "map_answers",
+    "map_rewards",
     "map_rows",
     "read_rows",
 ]

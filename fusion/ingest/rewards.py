@@ -7,7 +7,7 @@ import polars as pl
 from fusion.identity import prompt_id
 from fusion.ingest.fields import PathWatch, checked_number, parse_field, paths_of, text_of
 from fusion.ingest.prompts import read_messages
-from fusion.ingest.reading import DataPath, read_rows
+from fusion.ingest.reading import DataPath, Read, read_rows
 from fusion.ingest.rows import Malformed, Row, RowError, check_share
 from fusion.recipe import Reward
 from fusion.rewards.judgement import Judgement
@@ -41,7 +41,7 @@ def _read(reward: Reward, malformed_limit: float) -> dict[_Key, float]:
     found: dict[_Key, float] = {}
     malformed = []
     num_rows = 0
-    for outcome in _outcomes(reward):
+    for outcome in map_rewards(reward, read_rows(DataPath(str(reward.path)))):
         num_rows += 1
         if isinstance(outcome, Malformed):
             malformed.append(outcome)
@@ -52,7 +52,12 @@ def _read(reward: Reward, malformed_limit: float) -> dict[_Key, float]:
     return found
 
 
-def _outcomes(reward: Reward) -> Iterator[tuple[_Key, float] | Malformed]:
+def map_rewards(reward: Reward, rows: Read) -> Iterator[tuple[_Key, float] | Malformed]:
+    """What each row of the file judges and its reward, or why it has none.
+
+    Raises:
+        BadInputError: no row has a mapped column.
+    """
     fields = {name: parse_field(text) for name, text in reward.fields.items()}
     paths = [path for field in fields.values() for path in paths_of(field)]
     watch = PathWatch("the reward", str(reward.path), paths)
@@ -63,7 +68,7 @@ def _outcomes(reward: Reward) -> Iterator[tuple[_Key, float] | Malformed]:
         text = text_of(fields["text"].read(row.columns), "fields.text")
         return (prompt_id(read_messages(fields, row)), text)
 
-    for row in read_rows(DataPath(str(reward.path))):
+    for row in rows:
         if isinstance(row, Malformed):
             yield row
             continue

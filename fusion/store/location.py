@@ -59,6 +59,8 @@ class Location:
             BadInputError: the URI has another scheme, an unknown option, no bucket, or keys.
         """
         text = os.fspath(place)
+        if "\0" in text:
+            raise BadInputError(f"{text!r} holds a NUL character; give a path without it.")
         if "://" not in text:
             return cls("file", os.path.abspath(os.path.expanduser(text)))
         if text.startswith("s3://"):
@@ -66,8 +68,7 @@ class Location:
         if text.startswith("file:///"):
             return cls("file", os.path.normpath(unquote(urlsplit(text).path)))
         raise BadInputError(
-            f"storage {text!r} has an unknown scheme; give a local path, file:///path or "
-            "s3://bucket/prefix"
+            f"{text} has an unknown scheme; give a local path, file:///path or s3://bucket/prefix."
         )
 
     def __truediv__(self, name: str) -> Location:
@@ -174,7 +175,7 @@ class Location:
         except OSError as error:
             raise BadInputError(
                 f"{self} cannot be written ({error}); expected a folder or bucket that this "
-                "user may write to: correct the path, its permissions or the S3 endpoint and keys"
+                "user may write to: correct the path, its permissions or the S3 endpoint and keys."
             ) from error
 
     def _kind(self) -> pafs.FileType:
@@ -202,12 +203,12 @@ def _s3_location(uri: str) -> Location:
     if "@" in bucket:
         raise BadInputError(
             "an s3:// URI with keys in it was given; expected s3://bucket/prefix: put the keys "
-            "into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, since URIs are logged"
+            "into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, since URIs are logged."
         )
     if not bucket or options.keys() - S3_OPTIONS:
         raise BadInputError(
-            f"storage {uri!r} is not a usable S3 URI; expected s3://bucket/prefix with no other "
-            f"options than {', '.join(sorted(S3_OPTIONS))}"
+            f"{uri} is not a usable S3 URI; expected s3://bucket/prefix with no other options than "
+            f"{', '.join(sorted(S3_OPTIONS))}."
         )
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     if endpoint:

@@ -1,8 +1,10 @@
 """What of a cluster a recipe reckons with."""
 
+import socket
+
 import pytest
 
-from cluster.connection import holdings_of, usable
+from cluster.connection import connected, holdings_of, usable
 from cluster.nodes import Node, described_nodes
 from fusion.errors import BadInputError, DoesNotFitError
 from fusion.recipe import Recipe
@@ -52,3 +54,17 @@ def test_under_an_autoscaler_what_the_cluster_grows_to_counts():
     assert grown.gpus == 32
     with pytest.raises(BadInputError, match="as 2x8xH100-80GB"):
         usable(_recipe(grows_to="many"), CPU_ONLY)
+
+
+def test_a_cluster_that_nobody_answers_for_is_told_at_once(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+    with pytest.raises(BadInputError, match=r"cannot be joined .*refused"), connected():
+        pass
+
+
+def test_an_address_that_is_none_is_told(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "not an address")
+    with pytest.raises(BadInputError, match="of RAY_ADDRESS, not an address"), connected():
+        pass

@@ -27,7 +27,9 @@ def test_an_unknown_card_has_the_memory_that_is_stated_and_no_speed():
     assert 40 < kind.memory_gib < 48 and kind.bandwidth_tb_s is None
 
 
-@pytest.mark.parametrize("words", ["", "8", "8xH100", "0x8xH100", "2x8x", "2*8*H100", "2x8xH100-"])
+@pytest.mark.parametrize(
+    "words", ["", "8", "8xH100", "0x8xH100", "2x8x", "2*8*H100", "2x8xH100-", "99999x8xH100"]
+)
 def test_words_that_are_no_cluster_are_refused_with_an_example(words):
     with pytest.raises(BadInputError, match="as 2x8xH100-80GB"):
         described_nodes(words)

@@ -136,7 +136,7 @@ def test_usual_templates_pass_for_every_use(make_tokenizer: MakeTokenizer, templ
         (CHANGES_PROMPT, ("train",), "differently from the prompt alone"),
         (TWO_BOS, ("sample", "train", "score"), "2 times"),
         ("{{ raise_exception('no') }}", ("sample", "train", "score"), "failed on roles user"),
-        (None, ("sample", "train", "score"), "failed on roles user"),
+        (None, ("sample", "train", "score"), "has no chat template"),
     ],
 )
 def test_unfit_template_is_refused_only_for_what_it_cannot_do(

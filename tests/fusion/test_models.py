@@ -19,8 +19,10 @@ from fusion.models import (
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "config.json").write_text(json.dumps({"max_position_embeddings": 512}))
+    config = {"model_type": "llama", "max_position_embeddings": 512}
+    (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "tokenizer.json").write_text("{}")
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
     return tmp_path
 
 
@@ -44,14 +46,33 @@ def test_anything_else_is_neither(model: str, revision: str | None) -> None:
         check_model(model, revision)
 
 
-@pytest.mark.parametrize("missing", ["config.json", "tokenizer.json"])
+@pytest.mark.parametrize("missing", ["config.json", "tokenizer.json", "pytorch_model.bin"])
 def test_folder_that_lacks_a_file_says_which(folder: Path, missing: str) -> None:
     (folder / missing).unlink()
-    with pytest.raises(BadInputError, match="tokenizer" if "token" in missing else missing):
+    with pytest.raises(BadInputError, match=missing.replace("_model", r"_model\*")):
+        check_model(str(folder), None)
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [("{", "config.json is not JSON"), ("[]", "no JSON object"), ("{}", "names no model_type")],
+)
+def test_configuration_that_is_none_is_told(folder: Path, config: str, sentence: str) -> None:
+    (folder / "config.json").write_text(config)
+    with pytest.raises(BadInputError, match=sentence):
+        check_model(str(folder), None)
+
+
+def test_shard_that_the_index_names_and_the_folder_lacks_is_told(folder: Path) -> None:
+    shards = {"a": "model-1-of-2.safetensors", "b": "model-2-of-2.safetensors"}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+    (folder / "model-1-of-2.safetensors").write_bytes(b"")
+    with pytest.raises(BadInputError, match=r"has no weights model-2-of-2\.safetensors"):
         check_model(str(folder), None)
 
 
 def test_weights_are_counted_from_files_or_from_the_index(folder: Path) -> None:
+    (folder / "pytorch_model.bin").unlink()
     assert weights_bytes(str(folder)) is None
     (folder / "model-1.safetensors").write_bytes(b"x" * 100)
     (folder / "model-2.safetensors").write_bytes(b"x" * 50)

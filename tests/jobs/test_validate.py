@@ -37,7 +37,9 @@ def save_model(tmp_path_factory: pytest.TempPathFactory) -> SaveModel:
         fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>")
         fast.chat_template = template
         fast.save_pretrained(folder)
-        (folder / "config.json").write_text(json.dumps({"max_position_embeddings": 8192}))
+        config = {"model_type": "llama", "max_position_embeddings": 8192}
+        (folder / "config.json").write_text(json.dumps(config))
+        (folder / "model.safetensors").write_bytes(b"")
         return str(folder)
 
     return save
@@ -89,7 +91,7 @@ def test_what_needs_the_hub_is_listed_and_no_error(make_recipe: MakeRecipe) -> N
             dataset={"path": "hf://owner/data", "revision": "abc"},
         )
     )
-    for part in ("the data set d", "the source one", "the target", "the reward model"):
+    for part in ("the data set d", "the source one", "the target", "the reward"):
         assert any(line.startswith(part) for line in report.not_checked), part
 
 
@@ -112,6 +114,7 @@ def test_what_needs_the_hub_is_listed_and_no_error(make_recipe: MakeRecipe) -> N
         ),
         ({"evaluation": {"engine": {"max_model_len": 512}}}, "evaluation has sampling.max_tokens"),
         ({"sft": {"data": "/no/such"}}, "There is no file /no/such"),
+        ({"cluster": {"grows_to": "many"}}, "The cluster 'many' is not understood"),
     ],
 )
 def test_mistake_is_one_sentence(
@@ -236,10 +239,29 @@ def test_a_data_set_that_is_held_out_or_not_judged_needs_no_verifier(
     validate(make_recipe(dataset={"domain": "math", "split": "test"}))
 
 
-def test_a_target_that_writes_no_text_is_refused(make_recipe: MakeRecipe) -> None:
+@pytest.mark.parametrize("section", ["target", "source"])
+def test_a_model_that_writes_no_text_is_refused(make_recipe: MakeRecipe, section: str) -> None:
     reward = str(ROOT / "rehearsal" / "models" / "reward")
     with pytest.raises(BadInputError, match="does not write text"):
-        validate(make_recipe(target={"model": reward}))
+        validate(make_recipe(**{section: {"model": reward}}))
+
+
+def test_a_reward_model_that_gives_no_score_is_refused(make_recipe: MakeRecipe) -> None:
+    llama = str(ROOT / "rehearsal" / "models" / "llama")
+    with pytest.raises(BadInputError, match=r"The reward: .* is a LlamaForCausalLM, which gives"):
+        validate(make_recipe(reward={"model": llama}))
+
+
+def test_imported_rewards_are_mapped(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    file = tmp_path / "rewards.jsonl"
+    file.write_text(json.dumps({"answer": "r1", "points": 3}))
+    reward = {"kind": "imported", "path": str(file), "model": None}
+    fields = {"response_id": "answer", "reward": "points"}
+    right = make_recipe(reward={**reward, "fields": fields})
+    assert "the reward: 1 of its first 1 rows map" in validate(right).checked
+    wrong = make_recipe(reward={**reward, "fields": {**fields, "reward": "score"}})
+    with pytest.raises(BadInputError, match="field score that the reward names"):
+        validate(wrong)
 
 
 def test_a_tracker_that_is_not_installed_is_refused(make_recipe: MakeRecipe) -> None:

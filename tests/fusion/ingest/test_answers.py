@@ -110,7 +110,7 @@ def test_column_that_is_not_there_is_named(write_lines: WriteLines, prompts: pl.
         ({"fields": {"text": "out"}}, "fields needs text"),
         ({"fields": {"text": "out", "id": "of"}}, "need each other"),
         ({"fields": {"text": "out", "prompt": "ask"}, "dataset": "d"}, "need each other"),
-        ({"fields": {"text": "out", "answer": "ask"}}, "fields knows"),
+        ({"fields": {"text": "out", "answer": "ask"}}, "fields has no"),
     ],
 )
 def test_recipe_says_what_an_imported_source_lacks(keys: dict[str, Any], sentence: str) -> None:
