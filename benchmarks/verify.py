@@ -8,7 +8,7 @@ Answers a second a core are answers per second of processor time, of all process
 that other work on the machine does not change them; programs a second are by the wall clock.
 
 The data are GSM8K's and HumanEval's published files (--data, or CRUCIBLE_DATA). Formulas are
-generated: 60 golds as contests have them, 8 replies each, of which 4 are written as the gold, 2
+generated: 300 golds as contests have them, 8 replies each, of which 4 are written as the gold, 2
 otherwise, 2 are wrong.
 """
 
@@ -104,7 +104,7 @@ def _gsm8k(folder: Path) -> list[Task]:
 
 def _formulas() -> list[Task]:
     tasks = []
-    for number in range(2, 62):
+    for number in range(2, 302):
         gold, same, wrong = _forms(number)
         replies = [gold] * 4 + [same] * 2 + [wrong, f"{wrong}+1"]
         tasks += [Task("math", f"So we get \\boxed{{{reply}}}.", gold) for reply in replies]
