@@ -1,6 +1,6 @@
 """DPO training: ours over stock `trl.DPOTrainer`, on the same pairs, model, precision and device.
 
-    python benchmarks/training.py [--pairs N] [--threads N] [--no-workers]
+    python benchmarks/training.py [--pairs N] [--threads N] [--only peer|workers]
 
 Prompts and replies have lengths as in chat data, a long tail: log-normal, prompts with a median of
 120 tokens (sigma 0.8), replies with a median of 220 (sigma 0.9), pairs beyond 2,048 tokens left
@@ -12,7 +12,8 @@ the context. Peak memory is that of the process.
 
 Two workers over one: tokens a second by the wall clock, from the end of the first step to the end
 of the last, the same pairs a step. Two trainings side by side that share nothing are timed as well,
-as a machine's cores may slow each other.
+as a machine's cores may slow each other. Both also by CPU seconds, of each step the slowest
+worker's, which others on the machine disturb less.
 """
 
 import argparse
@@ -24,8 +25,9 @@ import random
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -76,9 +78,19 @@ def _compare_with_peer(
 
 
 def _compare_workers(folder: str, figures: dict[str, Any], context: dict[str, Any]) -> None:
-    one, two = _rate(folder, 1, share=True), _rate(folder, 2, share=True)
-    figures["two_workers_over_one"] = _figure(two, one, "tokens/s", 1.7)
-    context["two_trainings_over_one"] = round(_rate(folder, 2, share=False) / one, 2)
+    one, two = (_pace(folder, number, share=True) for number in (1, 2))
+    apart = _pace(folder, 2, share=False)
+    figures["two_workers_over_one"] = _figure(two.rate, one.rate, "tokens/s", 1.7)
+    context["workers_by_cpu_seconds"] = round(two.cpu_rate / one.cpu_rate, 2)
+    context["two_trainings_over_one"] = round(apart.rate / one.rate, 2)
+    context["two_trainings_by_cpu_seconds"] = round(apart.cpu_rate / one.cpu_rate, 2)
+
+
+class Pace(NamedTuple):
+    """Tokens a second by the wall clock, and by the CPU seconds of each step's slowest worker."""
+
+    rate: float
+    cpu_rate: float
 
 
 def _figure(
@@ -246,47 +258,64 @@ def _run_peer(folder: str, threads: int) -> dict[str, Any]:
     }
 
 
-def _rate(folder: str, processes: int, *, share: bool) -> float:
-    """Tokens a second of processes of one thread each, without the reference: workers that share
-    one training, or each a training of its own.
+def _pace(folder: str, processes: int, *, share: bool) -> Pace:
+    """Processes of one thread each, without the reference, from the end of the first step to the
+    end of the last: workers that share one training, or each a training of its own.
     """
     table = pq.read_table(f"{folder}/pairs.parquet")
     for side in ("chosen", "rejected"):  # about what a model of random weights gives
         sums = [-math.log(MODEL["vocab_size"]) * len(i) for i in table[f"{side}_ids"].to_pylist()]
         table = table.append_column(f"ref_{side}_logps", [sums])
     context = multiprocessing.get_context("spawn")
-    rates = context.Queue()
-    ranks = [
-        (rank, processes, 29731) if share else (0, 1, 29731 + rank) for rank in range(processes)
-    ]
+    ends = context.Queue()
+    number = range(processes)
+    places = [(rank, processes, 29731) if share else (0, 1, 29731 + rank) for rank in number]
     started = [
-        context.Process(target=_run_worker, args=(folder, table, *place, rates)) for place in ranks
+        context.Process(target=_run_worker, args=(folder, table, *place, ends)) for place in places
     ]
     for process in started:
         process.start()
-    found = [rates.get(timeout=600) for _ in started]
+    found = [ends.get(timeout=600) for _ in started]
     for process in started:
         process.join()
-    rate = min(found) if share else sum(found)
-    print(f"{processes} processes, one training {share}: {rate:.1f} tokens/s", flush=True)
-    return rate
+    tokens = _tokens(table) - _tokens(table.take(_first_rows(table.num_rows)))
+    tokens *= 1 if share else processes
+    wall = max(clock[-1].wall - clock[0].wall for clock in found)
+    steps = [[b.cpu - a.cpu for a, b in pairwise(clock)] for clock in found]
+    pace = Pace(tokens / wall, tokens / sum(map(max, zip(*steps, strict=True))))
+    print(f"{processes} processes, one training {share}: {pace}", flush=True)
+    return pace
+
+
+def _first_rows(num_pairs: int) -> list[int]:
+    """The rows of the first step; lengths do not matter for that."""
+    from fusion.batching import Shape, steps_of_epoch
+    from fusion.recipe import Dpo
+
+    alone = Shape(PAIRS_A_STEP, 1, MAX_LENGTH, "padded")
+    return list(next(steps_of_epoch([[1]] * num_pairs, alone, seed=Dpo().seed, epoch=0)).rows)
+
+
+class Moment(NamedTuple):
+    """Seconds on the wall clock, and of this process's CPU."""
+
+    wall: float
+    cpu: float
 
 
 def _run_worker(
-    folder: str, table: pa.Table, rank: int, workers: int, port: int, rates: Any
+    folder: str, table: pa.Table, rank: int, workers: int, port: int, ends: Any
 ) -> None:
-    """Tokens a second over all workers from the end of the first step to the end of the last."""
+    """Put the moments at which steps ended."""
     import torch
     from transformers import TrainerCallback
 
-    from fusion.batching import Shape, steps_of_epoch
-
     class Clock(TrainerCallback):
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            self.ends: list[float] = []
+            self.ends: list[Moment] = []
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            self.ends.append(time.perf_counter())
+            self.ends.append(Moment(time.perf_counter(), time.process_time()))
 
     group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(workers)}
@@ -298,10 +327,7 @@ def _run_worker(
     trainer.add_callback(clock)
     trainer.train()
     assert trainer.stopped is None, trainer.stopped
-    alone = Shape(PAIRS_A_STEP, 1, MAX_LENGTH, "padded")
-    order = steps_of_epoch([[1]] * table.num_rows, alone, seed=trainer.args.seed, epoch=0)
-    tokens = _tokens(table) - _tokens(table.take(list(next(order).rows)))
-    rates.put(tokens / (clock.ends[-1] - clock.ends[0]))
+    ends.put(clock.ends)
     torch.distributed.barrier()
 
 
