@@ -1,6 +1,6 @@
 """DPO training: ours over stock `trl.DPOTrainer`, on the same pairs, model, precision and device.
 
-    python benchmarks/training.py [--pairs N] [--threads N] [--only peer|workers]
+    python benchmarks/training.py [--pairs N] [--threads N] [--only peer|workers|batching]
 
 Prompts and replies have lengths as in chat data, a long tail: log-normal, prompts with a median of
 120 tokens (sigma 0.8), replies with a median of 220 (sigma 0.9), pairs beyond 2,048 tokens left
@@ -14,6 +14,9 @@ Two workers over one: tokens a second by the wall clock, from the end of the fir
 of the last, the same pairs a step. Two trainings side by side that share nothing are timed as well,
 as a machine's cores may slow each other. Both also by CPU seconds, of each step the slowest
 worker's, which others on the machine disturb less.
+
+Batching: how much faster rows end to end are than padded ones that go by length, with these prompts
+and with ones of a median of 1,000 tokens.
 """
 
 import argparse
@@ -42,6 +45,8 @@ MODEL = {
     "max_position_embeddings": 2048,
 }
 PAIRS_A_STEP, MAX_LENGTH, BETA = 8, 2048, 10.0
+PARTS = ("peer", "workers", "batching")
+PROMPT_TOKENS, LONG_PROMPTS = 120, 1000  # medians
 
 
 def main() -> None:
@@ -49,16 +54,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=48)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--only", choices=("peer", "workers"), help="Leave the other out.")
+    parser.add_argument("--only", choices=PARTS, help="Leave the others out.")
     options = parser.parse_args()
     figures: dict[str, Any] = {}
     context: dict[str, Any] = {"threads": options.threads, "pairs": options.pairs}
     with tempfile.TemporaryDirectory() as folder:
         context["data"] = _alone(_make, folder, options.pairs)
-        if options.only != "workers":
+        if options.only in (None, "peer"):
             _compare_with_peer(folder, options.threads, figures, context)
-        if options.only != "peer":
+        if options.only in (None, "workers"):
             _compare_workers(folder, figures, context)
+        if options.only in (None, "batching"):
+            context["packed_over_bucketed"] = _compare_batching(folder, options.threads)
     for name, row in figures.items():
         cells = f"{row['ours']:>10.1f}{row['peer']:>10.1f}{row['ratio']:>7.2f}"
         print(f"{name:<22}{cells}  {row['unit']:<9} target {row['target']:<4} met {row['met']}")
@@ -86,6 +93,18 @@ def _compare_workers(folder: str, figures: dict[str, Any], context: dict[str, An
     context["two_trainings_by_cpu_seconds"] = round(apart.cpu_rate / one.cpu_rate, 2)
 
 
+def _compare_batching(folder: str, threads: int) -> dict[str, float]:
+    """How much faster rows end to end are, with prompts as they are and with long ones."""
+    made = {}
+    for prompts in (PROMPT_TOKENS, LONG_PROMPTS):
+        _alone(_make, folder, 2 * PAIRS_A_STEP, prompts)
+        packed, bucketed = (
+            _alone(_run_ours, folder, threads, batching) for batching in ("packed", "bucketed")
+        )
+        made[f"prompts of {prompts} tokens"] = round(bucketed["seconds"] / packed["seconds"], 2)
+    return made
+
+
 class Pace(NamedTuple):
     """Tokens a second by the wall clock, and by the CPU seconds of each step's slowest worker."""
 
@@ -109,7 +128,7 @@ def _alone(work: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, An
     return made
 
 
-def _make(folder: str, num_pairs: int) -> dict[str, Any]:
+def _make(folder: str, num_pairs: int, prompt_tokens: int = PROMPT_TOKENS) -> dict[str, Any]:
     """The model with random weights, and pairs of random tokens; the same every time."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -124,7 +143,7 @@ def _make(folder: str, num_pairs: int) -> dict[str, Any]:
     draw = random.Random(0)
     rows: list[dict[str, Any]] = []
     while len(rows) < num_pairs:
-        prompt = max(8, round(draw.lognormvariate(4.79, 0.8)))
+        prompt = max(8, round(draw.lognormvariate(math.log(prompt_tokens), 0.8)))
         replies = [max(4, round(draw.lognormvariate(5.39, 0.9))) for _ in range(2)]
         if prompt + max(replies) > MAX_LENGTH:
             continue
@@ -141,13 +160,13 @@ def _make(folder: str, num_pairs: int) -> dict[str, Any]:
     return {"mean_tokens": round(mean), "longest": max(lengths)}
 
 
-def _run_ours(folder: str, threads: int) -> dict[str, Any]:
+def _run_ours(folder: str, threads: int, batching: str = "auto") -> dict[str, Any]:
     import torch
 
     torch.set_num_threads(threads)
     table = pq.read_table(f"{folder}/pairs.parquet")
     table, reference_seconds = _with_reference(folder, table)
-    trainer = _trainer(folder, table, workers=1)
+    trainer = _trainer(folder, table, workers=1, batching=batching)
     seconds, wall = _timed(trainer.train)
     assert trainer.stopped is None, trainer.stopped
     log = [row for row in trainer.state.log_history if "padding" in row]
@@ -186,7 +205,7 @@ def _with_reference(folder: str, table: pa.Table) -> tuple[pa.Table, float]:
     return table, seconds
 
 
-def _trainer(folder: str, table: pa.Table, *, workers: int) -> Any:
+def _trainer(folder: str, table: pa.Table, *, workers: int, batching: Any = "auto") -> Any:
     from fusion.recipe import Dpo
     from fusion.store import Location
     from jobs.step_keeper import StepKeeper
@@ -199,6 +218,7 @@ def _trainer(folder: str, table: pa.Table, *, workers: int) -> Any:
         max_length=MAX_LENGTH,
         precision="fp32",
         workers=workers,
+        batching=batching,
     )
     here = Location.of(f"{folder}/checkpoint")
     config = WorkerConfig(
