@@ -111,6 +111,16 @@ def test_validate_says_that_a_recipe_fits(tmp_path, monkeypatch):
     assert done.exit_code == 0, done.output
 
 
+def test_workers_that_a_training_cannot_do_without_must_fit(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cluster = ("--cluster", "1x8xH100-80GB")
+    recipe = _child(tmp_path, "sft: {workers: 16, strategy: fsdp2}\n")
+    assert "sft.workers is 16 and there are 8 GPUs" in _refused("validate", recipe, *cluster)
+    recipe = _child(tmp_path, "sft: {workers: 16, min_workers: 8, strategy: fsdp2}\n")
+    done = CliRunner().invoke(app, ["validate", str(recipe), *cluster])
+    assert done.exit_code == 0, done.output
+
+
 def test_a_recipe_for_gpus_is_refused_on_a_cluster_without():
     assert "there is no GPU" in _refused("plan", PUBLISHED, "--cluster", "2x8xCPU-64GB")
 
