@@ -4,25 +4,22 @@ It reads one source at a time and keeps no text but that of the answers it chose
 cluster: equal prompts, answers and scores give the same files, byte for byte.
 """
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fusion import __version__
 from fusion.cards import dataset_card
 from fusion.chat import load_tokenizer
 from fusion.errors import BadInputError
 from fusion.identity import content_hash, model_fingerprint
-from fusion.recipe_file import recipe_hash
 from fusion.run import Run
 from fusion.selection import Choice, Room, Selected, choose, describe, fill, longest_row
 from fusion.store import Counts, Manifest, Table, fingerprint_rows
 from fusion.wanted import scores_in_force
+from jobs.stage import StageClock, write_manifest
 
 STAGE = "select"
 
@@ -57,26 +54,21 @@ def run_select(
     Raises:
         BadInputError: no source has answered under this recipe's settings; nothing is replaced.
     """
-    started_at, clock = datetime.now(UTC), time.perf_counter()
+    clock = StageClock()
     prompts = prompts.filter(pl.col("split") == "train")
     inputs = select_inputs(run, prompts, source_keys, scorer_keys)
     chosen = _choose(run, prompts, source_keys, scorer_keys)
     selected = fill(chosen, prompts, _texts(run, chosen.response_ids(), source_keys))
     _write(run, selected, inputs["rules"])
-    manifest = Manifest(
-        stage=STAGE,
-        recipe_hash=recipe_hash(run.recipe),
+    return write_manifest(
+        run,
+        STAGE,
+        clock,
         inputs=inputs,
-        code_version=__version__,
         counts=count_prompts(selected),
-        seconds=time.perf_counter() - clock,
         yields=selected.yields.as_json(),
-        started_at=started_at,
-        finished_at=datetime.now(UTC),
-        extra={**_num_rows(selected)},
+        extra=_num_rows(selected),
     )
-    manifest.write(run.manifest(STAGE))
-    return manifest
 
 
 def select_inputs(
