@@ -86,14 +86,14 @@ def dump_recipe(recipe: Recipe) -> str:
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def stored_recipe(text: str, *, origin: str) -> Recipe:
+def stored_recipe(data: bytes, *, origin: str) -> Recipe:
     """The recipe kept with a run: resolved, without inheritance or parameters.
 
     Raises:
         BadInputError: it is none.
     """
     try:
-        raw = yaml.safe_load(text)
+        raw = yaml.safe_load(data)
     except yaml.YAMLError:
         raw = None
     if not isinstance(raw, dict):

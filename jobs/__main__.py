@@ -168,11 +168,9 @@ def submit(
     if what in ACTIONS:
         act(job_server(address), what, job, console)
         return
-    loaded = _load(Path(what), set_)
+    stages, loaded = _stages(stage or []), _load(Path(what), set_)
     server = job_server(address)
-    name = submit_recipe(
-        loaded, server, stages=_stages(stage or []), shared=shared or [], name=submission_id
-    )
+    name = submit_recipe(loaded, server, stages=stages, shared=shared or [], name=submission_id)
     console.print(f"job {name} on {server.address}", highlight=False)
     if not no_wait:
         _follow(server, name)
@@ -330,7 +328,7 @@ def _run_of(place: str, parameters: list[str] | None) -> "Run":
     stored = Location.of(place) / "recipe.yaml"
     if not stored.exists():
         raise BadInputError(f"There is no run in {place}; give a run's folder or its recipe.")
-    return Run(stored_recipe(stored.read_text(), origin=str(stored)))
+    return Run(stored_recipe(stored.read_bytes(), origin=str(stored)))
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cluster.settings import api_key
-from fusion.errors import BadInputError, CrucibleError
+from fusion.errors import BadInputError, CrucibleError, one_line
 from fusion.recipe import Endpoint
 
 TIMEOUT_S = 600.0
@@ -50,9 +50,8 @@ def ask_sources(endpoint: Endpoint, question: Question) -> list[dict[str, Any]]:
     base = endpoint.address
     key = api_key()
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    certificate = endpoint.tls_certificate
-    verify = ssl.create_default_context(cafile=certificate) if certificate else True
-    client = httpx.Client(base_url=base, headers=headers, timeout=TIMEOUT_S, verify=verify)
+    trusted = _trusted(endpoint.tls_certificate)
+    client = httpx.Client(base_url=base, headers=headers, timeout=TIMEOUT_S, verify=trusted)
     try:
         with client, client.stream("POST", "/v1/fanout", json=question.body()) as reply:
             if reply.status_code != httpx.codes.OK:
@@ -66,6 +65,19 @@ def ask_sources(endpoint: Endpoint, question: Question) -> list[dict[str, Any]]:
         ) from error
     answers = [each for each in told if each["event"] in ("answer", "error")]
     return sorted(answers, key=lambda each: (each["model"], each["index"] or 0))
+
+
+def _trusted(certificate: str | None) -> ssl.SSLContext | bool:
+    """The recipe's own certificate where it has one, else those that this machine trusts."""
+    if certificate is None:
+        return True
+    try:
+        return ssl.create_default_context(cafile=certificate)
+    except OSError as error:
+        raise BadInputError(
+            f"endpoint.tls_certificate is {certificate}, which is no certificate in PEM that can "
+            f"be read ({one_line(error)}); correct it."
+        ) from None
 
 
 def answers_table(answers: list[dict[str, Any]]) -> Table:

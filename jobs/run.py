@@ -143,7 +143,7 @@ def run_recipe(recipe: Recipe, stages: Sequence[str], progress: Progress) -> Run
 
 def resolved_before(recipe: Recipe, kept: Location) -> Recipe:
     """The recipe with what an earlier start decided, left open where there was none."""
-    before = stored_recipe(kept.read_text(), origin=str(kept)) if kept.exists() else recipe
+    before = stored_recipe(kept.read_bytes(), origin=str(kept)) if kept.exists() else recipe
     return resolved(recipe, before.sft.precision, before.dpo.precision)
 
 

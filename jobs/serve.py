@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from cluster.connection import connected, usable
-from fusion.errors import BadInputError
+from fusion.errors import BadInputError, one_line
 from fusion.keys import read_keyring
 from fusion.recipe import Endpoint, Recipe
 from fusion.run import Run
@@ -65,11 +65,8 @@ def check_endpoint(endpoint: Endpoint) -> str:
     Raises:
         BadInputError: one of them cannot be read.
     """
-    for name in ("tls_certificate", "tls_key"):
-        file = getattr(endpoint, name)
-        if file and not Path(file).is_file():
-            raise BadInputError(f"endpoint.{name} is {file}, and there is no such file.")
-    _check_certificate(endpoint)
+    if endpoint.tls_certificate and endpoint.tls_key:
+        _check_certificate(endpoint.tls_certificate, endpoint.tls_key)
     if endpoint.keys is None:
         return "without keys, on loopback only: whoever is on this machine may ask"
     active = [key for key in read_keyring(Location.of(endpoint.keys)).keys if not key.revoked_at]
@@ -78,14 +75,16 @@ def check_endpoint(endpoint: Endpoint) -> str:
     return f"{len(active)} keys may ask"
 
 
-def _check_certificate(endpoint: Endpoint) -> None:
-    if endpoint.tls_certificate is None:
-        return
+def _check_certificate(certificate: str, key: str) -> None:
+    for name, file in (("tls_certificate", certificate), ("tls_key", key)):
+        if not Path(file).is_file():
+            raise BadInputError(
+                f"endpoint.{name} is {file}, and there is no such file; correct it."
+            )
     try:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(endpoint.tls_certificate, endpoint.tls_key)
-    except ssl.SSLError as error:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
+    except OSError as error:
         raise BadInputError(
-            f"{endpoint.tls_certificate} and {endpoint.tls_key} are no certificate and its key "
-            f"({error.reason}); name the PEM files of one pair."
-        ) from error
+            f"endpoint.tls_certificate {certificate} and endpoint.tls_key {key} cannot be used "
+            f"({one_line(error)}); give a certificate and its own key, both in PEM."
+        ) from None

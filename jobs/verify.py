@@ -4,9 +4,9 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from fusion.errors import BadInputError
+from fusion.errors import BadInputError, one_line
 from fusion.verification import VERIFIERS, Malformed, Task, Verdict, Verifiers
 
 ROWS_PER_CALL = 512
@@ -31,13 +31,22 @@ def verify_file(file: Path, out: Path) -> str:
     if out.is_dir() or out.resolve() == file.resolve():
         raise BadInputError(f"--out {out} is the input or a folder; name a file of its own.")
     counts = {"rows": 0, "correct": 0, "wrong": 0, "errors": 0}
-    with out.open("w", encoding="utf-8") as sink, Verifiers() as verifiers:
+    with _opened(out) as sink, Verifiers() as verifiers:
         for batch in _batches(file):
             for row in _grade(batch, verifiers):
                 counts["rows"] += 1
                 counts[_column(row)] += 1
-                sink.write(json.dumps(row, ensure_ascii=False) + "\n")
+                sink.write(json.dumps(row) + "\n")
     return json.dumps({**counts, "seconds": round(time.monotonic() - started, 3)})
+
+
+def _opened(out: Path) -> TextIO:
+    try:
+        return out.open("w", encoding="utf-8")
+    except OSError as error:
+        raise BadInputError(
+            f"--out {out} cannot be written ({one_line(error)}); name a file that may be."
+        ) from None
 
 
 def _column(row: dict[str, Any]) -> str:
@@ -68,7 +77,7 @@ def _grade(batch: list[tuple[int, str]], verifiers: Verifiers) -> list[dict[str,
 def _parse(number: int, line: str) -> tuple[Any, Task | Malformed]:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return number, Malformed(f"line {number} is not JSON: {error}")
     if not isinstance(row, dict):
         return number, Malformed(f"line {number} is no JSON object")

@@ -6,7 +6,7 @@ import socket
 import pytest
 from rich.console import Console
 
-from fusion.errors import CrucibleError
+from fusion.errors import BadInputError, CrucibleError
 from fusion.recipe import Endpoint
 from jobs.ask import Question, answers_table, ask_sources
 
@@ -52,6 +52,16 @@ def test_no_endpoint_is_a_failure_in_one_sentence():
         port = probe.getsockname()[1]
     with pytest.raises(CrucibleError, match=r"No endpoint answers at .*crucible serve"):
         ask_sources(Endpoint(port=port), Question("hello"))
+
+
+def test_a_certificate_that_is_none_is_told(tmp_path):
+    junk = str(tmp_path / "c.pem")
+    endpoint = Endpoint(tls_certificate=junk, tls_key=junk)
+    for content in (None, "no certificate"):
+        if content:
+            (tmp_path / "c.pem").write_text(content)
+        with pytest.raises(BadInputError, match=r"c\.pem, which is no certificate"):
+            ask_sources(endpoint, Question("hello"))
 
 
 def test_an_endpoint_on_every_address_is_reached_by_loopback():

@@ -149,6 +149,44 @@ def test_an_unknown_stage(recipe):
     assert "known are ingest" in _refusal("run", recipe(), "--stage", "smaple")
 
 
+@pytest.mark.parametrize("command", ["status", "report", "publish"])
+@pytest.mark.parametrize(
+    ("kept", "words"),
+    [
+        (None, "There is no run"),
+        (b"\xff\xfe\x00", "is no recipe"),
+        (b"- a list", "is no recipe"),
+        (b"name: x", "target is missing"),
+    ],
+)
+def test_a_folder_that_is_no_run(tmp_path, command, kept, words):
+    if kept is not None:
+        (tmp_path / "recipe.yaml").write_bytes(kept)
+    assert words in _refusal(command, tmp_path)
+
+
+def test_a_run_that_has_not_begun(recipe, tmp_path):
+    path = recipe(name="later")
+    assert "There is no run" in _refusal("status", path)
+    assert "has not begun" in _refusal("report", path)
+    assert "is unfinished" in _refusal("publish", path, "--to", tmp_path / "out")
+    assert "has the id 7" in _refusal("show-mask", path, "--row", "7")
+
+
+def test_a_cluster_in_words_is_read_before_anything_else(recipe):
+    broken = recipe(source={"model": "no/such/folder/here"})
+    for words in ("many", "", "1x8xH100,"):
+        assert "NODESxGPUSxKIND" in _refusal("validate", broken, "--cluster", words)
+        assert "NODESxGPUSxKIND" in _refusal("plan", broken, "--cluster", words)
+
+
+def test_an_address_that_nobody_answers(recipe, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    assert "cannot be joined" in _refusal("plan", recipe())
+    assert "No job server" in _refusal("submit", recipe(), "--address", "http://127.0.0.1:9")
+    assert "no address of a job server" in _refusal("submit", recipe(), "--address", "HEAD")
+
+
 def test_failure_of_a_ray_task_is_its_own_sentence_without_ray_s_traceback(monkeypatch):
     from ray.exceptions import RayTaskError
 

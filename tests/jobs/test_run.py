@@ -49,10 +49,10 @@ def test_another_recipe_selects_from_what_is_stored_without_ray(recipe, quiet):
 def test_what_an_earlier_start_decided_is_kept(recipe, quiet):
     run_recipe(recipe, ["ingest"], quiet)
     kept = Run(recipe).folder / "recipe.yaml"
-    assert stored_recipe(kept.read_text(), origin="kept").dpo.precision == "auto"
+    assert stored_recipe(kept.read_bytes(), origin="kept").dpo.precision == "auto"
     kept.write_text(kept.read_text().replace("precision: auto", "precision: bf16"))
     run_recipe(recipe, ["ingest"], quiet)
-    assert stored_recipe(kept.read_text(), origin="kept").dpo.precision == "bf16"
+    assert stored_recipe(kept.read_bytes(), origin="kept").dpo.precision == "bf16"
 
 
 def test_selecting_before_anything_was_sampled_is_refused_and_replaces_nothing(recipe, quiet):

@@ -17,15 +17,6 @@ def _recipe(**selection: str) -> Recipe:
     return recipe.model_copy(update={"selection": chosen, "scorers": scorers})
 
 
-def test_files_that_are_no_certificate_are_told_before_anything_starts(tmp_path):
-    files = [tmp_path / name for name in ("c.pem", "k.pem")]
-    for file in files:
-        file.write_text("nothing")
-    endpoint = Endpoint(tls_certificate=str(files[0]), tls_key=str(files[1]))
-    with pytest.raises(BadInputError, match="no certificate and its key"):
-        check_endpoint(endpoint)
-
-
 @pytest.mark.parametrize("ranks", ["reward", "second"])
 def test_no_scorer_is_served_but_the_one_that_ranks(ranks):
     recipe = _recipe(ranked_by=ranks)
@@ -44,4 +35,12 @@ def test_serving_says_who_may_ask(tmp_path):
 def test_a_missing_certificate_is_told_before_anything_starts(tmp_path):
     endpoint = Endpoint(tls_certificate=str(tmp_path / "c.pem"), tls_key=str(tmp_path / "k.pem"))
     with pytest.raises(BadInputError, match=r"endpoint\.tls_certificate is .*no such file"):
+        check_endpoint(endpoint)
+
+
+def test_a_certificate_that_cannot_be_used_is_told_before_anything_starts(tmp_path):
+    for name in ("c.pem", "k.pem"):
+        (tmp_path / name).write_text("no certificate")
+    endpoint = Endpoint(tls_certificate=str(tmp_path / "c.pem"), tls_key=str(tmp_path / "k.pem"))
+    with pytest.raises(BadInputError, match=r"c\.pem .* cannot be used .*both in PEM"):
         check_endpoint(endpoint)

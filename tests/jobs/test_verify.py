@@ -33,6 +33,7 @@ def test_right_and_wrong_answers_are_counted_and_written_in_order(tmp_path):
     [
         "{not json",
         "[]",
+        '{"id": ' + "[" * 100_000,
         _row(verifier="magic"),
         _row(response=None),
         _row(response=7),
@@ -52,6 +53,17 @@ def test_invalid_utf8_does_not_end_the_job(tmp_path):
     file, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     file.write_bytes(b'\xff\xfe{"id"\n' + _row().encode() + b"\n")
     assert json.loads(verify_file(file, out))["errors"] == 1
+
+
+def test_an_id_that_is_no_unicode_comes_back_as_it_was(tmp_path):
+    summary, rows = _verify(tmp_path, _row(id="\ud800"))
+    assert (rows[0]["id"], summary["correct"]) == ("\ud800", 1)
+
+
+def test_verdicts_that_cannot_be_written_are_bad_input(tmp_path):
+    (tmp_path / "in.jsonl").write_text(_row())
+    with pytest.raises(BadInputError, match="--out /proc/out cannot be written"):
+        verify_file(tmp_path / "in.jsonl", Path("/proc/out"))
 
 
 def test_missing_file_is_bad_input(tmp_path):
