@@ -7,9 +7,7 @@ import ray
 
 from fusion.chat import load_tokenizer
 from fusion.checkpoints import local_copy
-from fusion.errors import BadInputError
-from fusion.ingest import DataPath, read_rows
-from fusion.ingest.rows import Malformed
+from fusion.ingest import DataPath, read_training_rows
 from fusion.recipe import Training
 from fusion.store import Table
 from fusion.training_rows import TokenRows, pair_rows, sft_rows
@@ -65,17 +63,9 @@ def source_rows(source: Source, columns: tuple[str, ...]) -> Iterator[dict[str, 
     """These columns of a training source, row by row.
 
     Raises:
-        BadInputError: a row of an existing data set is malformed or lacks a column.
+        BadInputError: a row of an existing data set is not in TRL's conversational format.
     """
     if isinstance(source, Table):
         yield from source.read(columns).to_pylist()
-        return
-    for row in read_rows(source):
-        if isinstance(row, Malformed):
-            raise BadInputError(f"{source.path}, row {row.number}: {row.detail}.")
-        if missing := [c for c in columns if not row.columns.get(c)]:
-            raise BadInputError(
-                f"{source.path}, row {row.number} lacks {', '.join(missing)}; expected TRL's "
-                f"conversational format with the columns {', '.join(columns)}."
-            )
-        yield row.columns
+    else:
+        yield from read_training_rows(source, columns)

@@ -20,6 +20,7 @@ from fusion.ingest import (
     map_rewards,
     map_rows,
     read_rows,
+    read_training_rows,
 )
 from fusion.ingest.reading import Read
 from fusion.ingest.rows import Malformed, Mapped
@@ -253,17 +254,14 @@ def _check_trackers(what: str, training: Training, storage: str) -> None:
 def _check_training_data(
     what: str, training: Training, columns: tuple[str, ...], report: Report
 ) -> None:
-    """The first rows of an existing data set have the columns of TRL's conversational format."""
+    """The first rows of an existing data set are in TRL's conversational format."""
     if training.data is None:
         return
-    rows = _first_rows(what, DataPath(training.data, training.data_revision), report)
-    if rows is None:
+    data = DataPath(training.data, training.data_revision)
+    if _first_rows(what, data, report) is None:
         return
-    for row in rows:
-        found = () if isinstance(row, Malformed) else row.columns
-        if missing := [column for column in columns if column not in found]:
-            raise BadInputError(
-                f"{what} is {training.data}, whose row {row.number} lacks {', '.join(missing)}; "
-                f"give conversations in TRL's format with the columns {', '.join(columns)}."
-            )
+    if not list(itertools.islice(read_training_rows(data, columns), NUM_ROWS)):
+        raise BadInputError(
+            f"{training.data} of {what} has no rows; give a file with at least one."
+        )
     report.checked.append(f"{what}: the first rows of {training.data} are in TRL's format")

@@ -7,6 +7,7 @@ from fusion.ingest.prompts import PromptMapping, map_rows
 from fusion.ingest.reading import DataPath, check_data_path, read_rows
 from fusion.ingest.rewards import import_rewards, map_rewards
 from fusion.ingest.rows import DatasetCounts
+from fusion.ingest.training import read_training_rows
 
 __all__ = [
     "AnswerMapping",
@@ -25,4 +26,5 @@ __all__ = [
     "map_rewards",
     "map_rows",
     "read_rows",
+    "read_training_rows",
 ]

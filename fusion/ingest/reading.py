@@ -82,7 +82,7 @@ def check_data_path(data: DataPath) -> None:
     location = Location.of(data.path)
     info = location.filesystem.get_file_info(location.path)
     if not info.is_file:
-        raise BadInputError(f"There is no file {data.path}; correct the key path.")
+        raise BadInputError(f"There is no file {data.path}; correct its path.")
     _suffix(data.path)
 
 

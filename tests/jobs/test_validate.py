@@ -131,11 +131,15 @@ def test_mistake_is_one_sentence(
 def test_existing_training_data_must_have_trls_columns(
     make_recipe: MakeRecipe, tmp_path: Path
 ) -> None:
-    (tmp_path / "t.jsonl").write_text('{"messages": []}\n')
+    turns = [{"role": role, "content": "text"} for role in ("user", "assistant")]
+    (tmp_path / "t.jsonl").write_text(json.dumps({"messages": turns}))
     data = str(tmp_path / "t.jsonl")
     assert any("sft.data" in line for line in validate(make_recipe(sft={"data": data})).checked)
     with pytest.raises(BadInputError, match="lacks prompt, chosen, rejected"):
         validate(make_recipe(dpo={"data": data}))
+    (tmp_path / "t.jsonl").write_text("")
+    with pytest.raises(BadInputError, match=r"of sft\.data has no rows"):
+        validate(make_recipe(sft={"data": data}))
 
 
 def test_storage_that_cannot_be_written_is_refused(make_recipe: MakeRecipe, tmp_path: Path) -> None:
