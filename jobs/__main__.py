@@ -65,7 +65,8 @@ RunPath = Annotated[
     str, typer.Argument(help="The folder of a run (a path or s3://), or its recipe.")
 ]
 Parameters = Annotated[
-    list[str] | None, typer.Option("--set", help="NAME=VALUE for a ${NAME} in the recipe.")
+    list[str] | None,
+    typer.Option("--set", help="NAME=VALUE for a ${NAME} in the recipe; repeatable."),
 ]
 
 
@@ -233,7 +234,8 @@ def publish(
 @app.command()
 def verify(
     file: Annotated[
-        Path, typer.Argument(help="JSON lines: id, verifier, response, gold or tests.")
+        Path,
+        typer.Argument(help="JSON lines: id, verifier, response, gold, or tests and entry_point."),
     ],
     out: Annotated[Path, typer.Option(help="Where the verdicts go, as JSON lines.")],
 ) -> None:

@@ -35,6 +35,16 @@ def test_published_recipe_takes_three_waves_on_one_node_of_eight():
     assert not plan["reward_stays"] and not plan["misfits"]
 
 
+def test_the_cluster_page_shows_the_plan_of_today():
+    page = (ROOT / "docs" / "cluster.md").read_text()
+    plan = _plan(PUBLISHED, "1x8xH100-80GB")
+    for row in plan["rows"]:
+        line = next(line for line in page.splitlines() if f"| {row['name']} |" in line)
+        assert f"| {row['speed']['tokens_a_second']:,.0f} | {row['hours']:.2f} |" in line
+        assert row["work"] is None or f"| {row['work']['left']:,} |" in line
+    assert f"{plan['answers']:,} answers" in page
+
+
 def test_published_recipe_is_one_wave_on_four_nodes_with_the_slowest_source_doubled():
     plan = _plan(PUBLISHED, "4x8xH100-80GB")
     replicas = {row["name"]: row["replicas"] for row in plan["rows"]}
