@@ -3,7 +3,7 @@
 import ast
 import difflib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +18,13 @@ _GENERATORS = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")
 _SCORERS = ("SequenceClassification", "RewardModel")
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 _INDEX = "model.safetensors.index.json"
+_PLAIN: Mapping[str, tuple[type, ...]] = {
+    "None": (type(None),),
+    "bool": (bool,),
+    "int": (int,),
+    "float": (float, int),
+    "str": (str,),
+}
 
 
 class UnknownOption(NamedTuple):
@@ -25,6 +32,14 @@ class UnknownOption(NamedTuple):
 
     name: str
     nearest: str | None
+
+
+class MistypedOption(NamedTuple):
+    """An engine option, its value, and the type that vLLM has for it."""
+
+    name: str
+    value: Any
+    type: str
 
 
 def is_local(model: str) -> bool:
@@ -117,13 +132,23 @@ def unknown_engine_options(options: Iterable[str]) -> list[UnknownOption]:
     known = known_engine_options()
     if known is None:
         return []
-    unknown = sorted(set(options) - known)
+    unknown = sorted(set(options) - known.keys())
     return [UnknownOption(name, _nearest(name, known)) for name in unknown]
 
 
+def mistyped_engine_options(options: Mapping[str, Any]) -> list[MistypedOption]:
+    """The options whose value is not of vLLM's type, where that is a plain one."""
+    known = known_engine_options() or {}
+    return [
+        MistypedOption(name, value, known[name])
+        for name, value in options.items()
+        if name in known and not _is_of_type(value, known[name])
+    ]
+
+
 @cache
-def known_engine_options() -> frozenset[str] | None:
-    """Field names of vLLM's AsyncEngineArgs, None where vLLM is not installed.
+def known_engine_options() -> Mapping[str, str] | None:
+    """Fields of vLLM's AsyncEngineArgs and their types, None where vLLM is not installed.
 
     They are read from its source: importing vLLM takes about 14 seconds.
     """
@@ -132,14 +157,22 @@ def known_engine_options() -> frozenset[str] | None:
         return None
     file = Path(spec.submodule_search_locations[0]) / "engine" / "arg_utils.py"
     tree = ast.parse(file.read_text(encoding="utf-8"))
-    return frozenset(
-        field.target.id
+    return {
+        field.target.id: ast.unparse(field.annotation)
         for statement in tree.body
         if isinstance(statement, ast.ClassDef)
         and statement.name in ("EngineArgs", "AsyncEngineArgs")
         for field in statement.body
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
-    )
+    }
+
+
+def _is_of_type(value: Any, annotation: str) -> bool:
+    """Whether a value is of a type as written in Python; of one that is not plain all are."""
+    names = annotation.split(" | ")
+    if not _PLAIN.keys() >= set(names):
+        return True
+    return type(value) in {kind for name in names for kind in _PLAIN[name]}
 
 
 def _check_folder(folder: Path) -> None:
@@ -179,5 +212,5 @@ def _read_object(file: Path) -> dict[str, Any]:
     return read
 
 
-def _nearest(name: str, known: frozenset[str]) -> str | None:
+def _nearest(name: str, known: Mapping[str, str]) -> str | None:
     return next(iter(difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)), None)

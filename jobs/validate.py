@@ -31,6 +31,7 @@ from fusion.models import (
     context_length,
     is_local,
     known_engine_options,
+    mistyped_engine_options,
     unknown_engine_options,
 )
 from fusion.recipe import Dataset, Engine, Model, Recipe, Reward, Sampling, Source, Training
@@ -218,6 +219,10 @@ def _check_engine(what: str, engine: Engine, report: Report) -> None:
     for name, nearest in unknown_engine_options(engine.options()):
         advice = f"did you mean {nearest}?" if nearest else "remove it."
         raise BadInputError(f"{what} has the engine option {name}, which vLLM lacks; {advice}")
+    for name, value, type_ in mistyped_engine_options(engine.options()):
+        raise BadInputError(
+            f"{what} has engine.{name} {value!r}, where vLLM takes {type_}; mend it."
+        )
     report.checked.append(f"{what}: vLLM knows its engine options")
 
 

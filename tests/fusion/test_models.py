@@ -12,6 +12,7 @@ from fusion.models import (
     check_model,
     context_length,
     known_engine_options,
+    mistyped_engine_options,
     unknown_engine_options,
     weights_bytes,
 )
@@ -90,6 +91,16 @@ def test_unknown_engine_option_is_named_with_the_nearest_known() -> None:
         ("tensor_paralel_size", "tensor_parallel_size"),
         ("zzzzqqqq", None),
     ]
+
+
+def test_engine_option_of_another_type_than_vllm_s_is_told() -> None:
+    if known_engine_options() is None:
+        pytest.skip("vLLM is not installed, so its engine options cannot be read")
+    right = {"max_num_batched_tokens": 512, "swap_space": 4, "hf_overrides": {"a": 1}, "seed": 0}
+    assert not mistyped_engine_options(right)
+    wrong = {"max_num_batched_tokens": "many", "enforce_eager": 1, "seed": True}
+    found = [option.name for option in mistyped_engine_options(wrong)]
+    assert found == ["max_num_batched_tokens", "enforce_eager", "seed"]
 
 
 def test_engine_options_are_read_without_importing_vllm() -> None:

@@ -106,6 +106,7 @@ def test_what_needs_the_hub_is_listed_and_no_error(make_recipe: MakeRecipe) -> N
         ({"dataset": {"fields": {"prompt": "a"}}}, "wrong_type"),
         ({"dataset": {"fields": {"prompt": "q["}}}, "is not a path"),
         ({"source": {"engine": {"max_modl_len": 5}}}, "did you mean max_model_len"),
+        ({"source": {"engine": {"max_num_batched_tokens": "x"}}}, "'x', where vLLM takes int"),
         ({"source": {"engine": {"max_model_len": 99999}}}, "was made for 8192 tokens"),
         ({"source": {"sampling": {"max_tokens": 8192}}}, "leaves none for the prompt"),
         (
@@ -120,7 +121,7 @@ def test_what_needs_the_hub_is_listed_and_no_error(make_recipe: MakeRecipe) -> N
 def test_mistake_is_one_sentence(
     make_recipe: MakeRecipe, sections: dict[str, Any], sentence: str
 ) -> None:
-    if "did you mean" in sentence and known_engine_options() is None:
+    if ("did you mean" in sentence or "vLLM takes" in sentence) and known_engine_options() is None:
         pytest.skip("vLLM is not installed, so its engine options cannot be read")
     with pytest.raises(BadInputError) as error:
         validate(make_recipe(**sections))
