@@ -1,7 +1,8 @@
 """Where things lie: the shared store and one run's own folder.
 
 storage/store/{prompts,responses,scores,reference}/KEY/part-*.parquet
-storage/NAME/{recipe.yaml,dataset/,evaluation/,quarantine/,checkpoints/,manifests/,logs/}
+storage/NAME/{recipe.yaml,dataset/,evaluation/,quarantine/,checkpoints/,manifests/,logs/,leases/,
+result.json,report.html}
 """
 
 from dataclasses import dataclass

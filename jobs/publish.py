@@ -4,8 +4,6 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from pydantic import TypeAdapter
-
 from fusion import __version__
 from fusion.cards import ModelFacts, course, dataset_card, model_card
 from fusion.checkpoints import CHOICE_FILE, is_complete
@@ -34,8 +32,8 @@ def publish_run(
     """Publish a run to a folder (a path or s3://) or to the hub; returns where things are now.
 
     Raises:
-        BadInputError: neither or both were given, the run is unfinished, the place is not ours, or
-            there is no token for the hub.
+        BadInputError: neither or both were given, the run is unfinished, the place is not ours or
+            cannot be written, or there is no token for the hub.
         CrucibleError: the hub failed.
     """
     if (folder is None) == (hub is None):
@@ -90,6 +88,7 @@ def publications(run: Run, only: Only | None, ids: Mapping[str, str]) -> list[Pu
 
 
 def _to_folder(run: Run, folder: Location, only: Only | None) -> list[str]:
+    folder.check_writable()
     made = publications(run, only, {})
     write_folder(made, folder, _facts(run))
     return [str(folder / publication.name) for publication in made]
@@ -115,7 +114,7 @@ def _dataset(run: Run, select: Manifest, place: str) -> Publication:
     num_rows = {"sft": run.sft().num_rows, "preferences": run.preferences().num_rows}
     card = dataset_card(
         run.recipe,
-        TypeAdapter(Yields).validate_python(select.yields),
+        Yields.from_json(select.yields),
         num_rows,
         dataset_hashes(run, select.inputs["rules"]),
         place=place,

@@ -9,7 +9,6 @@ from typing import Any
 
 import polars as pl
 import pyarrow.compute as pc
-from pydantic import TypeAdapter
 from rich.table import Table as RichTable
 
 from fusion import __version__
@@ -80,7 +79,7 @@ def load_report_data(
         results=_frame(run.results()),
         preferences=_frame(run.preferences()),
         rewards=_rewards(run, prompts, source_keys, scorer_keys),
-        yields=TypeAdapter(Yields).validate_python(select.yields) if select else None,
+        yields=Yields.from_json(select.yields) if select else None,
         lineage=_lineage(run, prompts, source_keys),
         manifests=manifests,
         logs={stage: read_log(run.training_log(stage)) for stage in ("sft", "dpo")},

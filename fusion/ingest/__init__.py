@@ -1,4 +1,4 @@
-"""Files and hub data sets to prompts, and answers sampled elsewhere to responses."""
+"""Files and hub data sets to prompts, to answers sampled elsewhere, and to training rows."""
 
 from fusion.ingest.answers import AnswerMapping, ImportedAnswers, import_answers, map_answers
 from fusion.ingest.ingest import Ingested, ingest_datasets, ingest_key

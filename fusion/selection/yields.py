@@ -3,11 +3,14 @@
 import json
 import math
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import polars as pl
+from pydantic import TypeAdapter, ValidationError
 
+from fusion.errors import BadInputError
 from fusion.recipe import Dataset, Recipe, Source
 from fusion.selection.answers import EXCLUSIONS
 from fusion.selection.pairs import PAIR_RULES
@@ -66,6 +69,21 @@ class Yields:
         """Plain mappings and lists."""
         plain: Row = json.loads(json.dumps(asdict(self)))
         return plain
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> "Yields":
+        """What `as_json` gave.
+
+        Raises:
+            BadInputError: it is of another version of Crucible.
+        """
+        try:
+            return TypeAdapter(cls).validate_python(plain)
+        except ValidationError:
+            raise BadInputError(
+                "The run's yields are of another version of Crucible; run the stage select again, "
+                "which takes seconds."
+            ) from None
 
 
 def count_yields(

@@ -85,7 +85,7 @@ class Manifest(BaseModel):
             CrucibleError: the file is not a manifest, or its counts do not balance.
         """
         try:
-            manifest = cls.model_validate_json(location.read_text())
+            manifest = cls.model_validate_json(location.read_bytes())
         except FileNotFoundError:
             return None
         except PydanticError as error:

@@ -163,6 +163,23 @@ def test_an_unfinished_run_is_refused_but_for_its_data_set(selected, tmp_path):
     assert len(publish_run(selected, folder=str(tmp_path / "out"), only="dataset")) == 1
 
 
+@pytest.mark.parametrize("place", ["/proc/out", "/dev/null/out", "{file}", "{file}/out"])
+def test_a_place_that_cannot_be_written_is_one_sentence(selected, tmp_path, place):
+    file = tmp_path / "file"
+    file.write_text("mine")
+    with pytest.raises(BadInputError, match="cannot be written"):
+        publish_run(selected, folder=place.format(file=file), only="dataset")
+    assert file.read_text() == "mine"
+
+
+def test_a_selection_of_another_version_is_one_sentence(selected, tmp_path):
+    manifest = selected.manifest("select")
+    old = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(old | {"yields": {"margins": {"code": None}}}))
+    with pytest.raises(BadInputError, match="run the stage select again"):
+        publish_run(selected, folder=str(tmp_path / "out"), only="dataset")
+
+
 def test_models_of_an_earlier_selection_are_refused(finished, tmp_path):
     selection = finished.recipe.selection.model_copy(update={"seed": 7})
     other = finished.recipe.model_copy(update={"selection": selection})
