@@ -94,6 +94,34 @@ def check_scores(model: str) -> None:
         )
 
 
+def check_layers(model: str, names: Iterable[str]) -> None:
+    """See that a local model has layers of these names; one elsewhere passes.
+
+    Raises:
+        BadInputError: the first that it lacks, and those that it has.
+    """
+    tensors = [f".{name}" for name in weight_map(Path(model))]
+    for name in names if tensors else ():
+        if not any(tensor.endswith(f".{name}.weight") for tensor in tensors):
+            layers = {tensor.split(".")[-2] for tensor in tensors if tensor.endswith(".weight")}
+            raise BadInputError(
+                f"{model} has no layer {name}; name some of {', '.join(sorted(layers))}."
+            )
+
+
+def weight_map(folder: Path) -> dict[str, str]:
+    """The file of each tensor of a model in safetensors; nothing for another model."""
+    from safetensors import safe_open
+
+    index, whole = folder / _INDEX, folder / "model.safetensors"
+    if index.is_file():
+        return dict(_read_object(index)["weight_map"])
+    if not whole.is_file():
+        return {}
+    with safe_open(whole, framework="np") as tensors:
+        return dict.fromkeys(tensors.keys(), whole.name)
+
+
 def context_length(model: str) -> int | None:
     """The longest sequence a model's configuration allows; None for one that is not here."""
     length = configuration(model).get("max_position_embeddings")

@@ -26,6 +26,7 @@ from fusion.ingest.reading import Read
 from fusion.ingest.rows import Malformed, Mapped
 from fusion.models import (
     check_generates,
+    check_layers,
     check_model,
     check_scores,
     context_length,
@@ -71,6 +72,7 @@ def validate(recipe: Recipe) -> Report:
         _check_reward(name, reward, report)
     for what, training in (("sft", recipe.sft), ("dpo", recipe.dpo)):
         _check_trackers(what, training, recipe.storage)
+        _check_adapters(what, recipe.target.model, training)
     _check_training_data("sft.data", recipe.sft, ("messages",), report)
     _check_training_data("dpo.data", recipe.dpo, ("prompt", "chosen", "rejected"), report)
     return report
@@ -254,6 +256,14 @@ def _check_trackers(what: str, training: Training, storage: str) -> None:
             f"{what}.trackers names tensorboard and storage is {storage}; TensorBoard needs a "
             "storage on a file system: leave it out, or take mlflow or wandb."
         )
+
+
+def _check_adapters(what: str, model: str, training: Training) -> None:
+    if training.lora and training.lora.modules:
+        try:
+            check_layers(model, training.lora.modules)
+        except BadInputError as error:
+            raise BadInputError(f"{what}.lora.modules: {error}") from None
 
 
 def _check_training_data(

@@ -6,7 +6,6 @@ Preferences via Multi-Objective Reward Modeling and Mixture-of-Experts" (arXiv 2
 """
 
 import itertools
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fusion.errors import BadInputError
+from fusion.models import weight_map
 from fusion.recipe import Reward
 from fusion.rewards.scorer import Scored, pad_rows, pad_token
 
@@ -124,19 +124,8 @@ def _head_tensors(folder: Path) -> dict[str, Tensor]:
     from safetensors import safe_open
 
     found: dict[str, Tensor] = {}
-    for name, file in _weight_map(folder).items():
+    for name, file in weight_map(folder).items():
         if name.startswith(_HEADS):
             with safe_open(folder / file, framework="pt") as tensors:
                 found[name] = tensors.get_tensor(name)
     return found
-
-
-def _weight_map(folder: Path) -> dict[str, str]:
-    from safetensors import safe_open
-
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        names: dict[str, str] = json.loads(index.read_text())["weight_map"]
-        return names
-    with safe_open(folder / "model.safetensors", framework="pt") as tensors:
-        return dict.fromkeys(tensors.keys(), "model.safetensors")

@@ -257,6 +257,15 @@ def test_a_reward_model_that_gives_no_score_is_refused(make_recipe: MakeRecipe) 
         validate(make_recipe(reward={"model": llama}))
 
 
+def test_adapters_for_layers_that_the_target_lacks_are_refused(make_recipe: MakeRecipe) -> None:
+    target = {"model": str(ROOT / "rehearsal" / "models" / "target")}
+    short = {"target": target, "evaluation": {"sampling": {"max_tokens": 64}}}
+    for names in (["q_proj"], ["self_attn.q_proj", "down_proj"]):
+        validate(make_recipe(**short, sft={"lora": {"modules": names}}))
+    with pytest.raises(BadInputError, match=r"dpo\.lora\.modules: .* has no layer proj; .*q_proj"):
+        validate(make_recipe(**short, dpo={"lora": {"modules": ["q_proj", "proj"]}}))
+
+
 def test_imported_rewards_are_mapped(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     file = tmp_path / "rewards.jsonl"
     file.write_text(json.dumps({"answer": "r1", "points": 3}))
