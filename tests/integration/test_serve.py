@@ -335,7 +335,7 @@ def test_neither_prompts_nor_keys_are_in_logs_and_metrics(endpoint, token):
     session = _session_folder(endpoint)
     logs = [p.read_text(errors="replace") for p in session.rglob("logs/**/*") if p.is_file()]
     assert logs
-    secret = token.rsplit("-", 1)[-1]
+    secret = token.split("-", 2)[-1]
     for text in (audit, endpoint.get("/metrics", token).text, *logs):
         assert PROMPT not in text
         assert secret not in text
