@@ -46,7 +46,8 @@ class SourceEngine(VLLMEngine):
     a gigabyte and fourteen seconds of imports for each source.
 
     Answers in a form have one grammar backend: left to itself, vLLM takes what the first such
-    request needs, and a schema meant for another then fails late or loses rules.
+    request needs, and a schema meant for another then fails late or loses rules. They have no
+    whitespace between their parts, of which small models else write nothing but.
     """
 
     def _start_async_llm_engine(
@@ -58,6 +59,7 @@ class SourceEngine(VLLMEngine):
         structured_outputs = vllm_engine_config.structured_outputs_config
         if structured_outputs.backend == "auto":
             structured_outputs.backend = "xgrammar"
+            structured_outputs.disable_any_whitespace = True
         return super()._start_async_llm_engine(
             vllm_engine_args, vllm_engine_config, placement_group
         )

@@ -48,6 +48,8 @@ def test_it_answers_and_refuses_in_openai_s_shape(base, recipe):
 
 def test_a_second_replica_of_it_does_not_start(base, recipe):
     two = serve.deployment(Gateway, num_replicas=2, max_constructor_retry_count=1)
-    with pytest.raises(RuntimeError, match="set num_replicas of the deployment Gateway to 1"):
+    with pytest.raises(RuntimeError, match="two failed"):
         serve.run(two.bind(Run(recipe)), name="two", route_prefix="/")
+    told = serve.status().applications["two"].deployments["Gateway"].message
     down(["two"])
+    assert "set num_replicas of the deployment Gateway to 1" in told

@@ -1,6 +1,7 @@
 """The endpoint over real engines, for long: its document, and who goes first."""
 
 import asyncio
+import statistics
 import time
 
 import pytest
@@ -25,24 +26,22 @@ PROMPT = [{"role": "user", "content": "Say river stone two times"}]
 
 @pytest.fixture(scope="module")
 def live(tmp_path_factory):
-    """The operations of an endpoint with real sources, and a key for them."""
+    """The operations of an endpoint with real sources, a key for them, and its certificate."""
     with served(tmp_path_factory.mktemp("soak")) as up:
-        headers = bearer(up.first_key)
-        document = schemathesis.openapi.from_url(
-            f"{up.base}/openapi.json", verify=str(up.certificate)
-        )
-        yield operations_of(document), headers
+        certificate = str(up.certificate)
+        document = schemathesis.openapi.from_url(f"{up.base}/openapi.json", verify=certificate)
+        yield operations_of(document), bearer(up.first_key), certificate
 
 
 @pytest.mark.parametrize("mode", [GOOD, BAD], ids=["good", "bad"])
 @pytest.mark.parametrize("label", ASKS)
 def test_every_answer_of_real_sources_is_as_documented(live, label, mode):
-    operations, headers = live
-    check_operation(operations[label], mode, headers, examples=EXAMPLES)
+    operations, headers, certificate = live
+    check_operation(operations[label], mode, headers, examples=EXAMPLES, verify=certificate)
 
 
 def test_people_go_before_the_batch():
-    """With one place and a batch of 64 waiting for it, a person's is the next answer or so."""
+    """With one place and a batch of 256 waiting for it, a person's is the next answer or so."""
     recipe = load_recipe(ROOT / "rehearsal" / "recipe.yaml")
     source = recipe.source("llama")
     engine = source.engine.model_copy(update={"max_num_seqs": 1})
@@ -52,11 +51,11 @@ def test_people_go_before_the_batch():
         with serving(source_applications(recipe, [Served.of(source)], holdings)):
             deployed = handle(source_application_name(recipe.name, "llama"))
             batch_s, person_s = asyncio.run(_ask_in_a_batch(deployed))
-    assert person_s < batch_s / 10
+    assert person_s < batch_s / 20
 
 
 async def _ask_in_a_batch(deployed):
-    requests = [SampleRequest(str(i), PROMPT, [Wanted(0)]) for i in range(64)]
+    requests = [SampleRequest(str(i), PROMPT, [Wanted(0)]) for i in range(256)]
     body = {"model": "llama", "messages": PROMPT, "max_tokens": 16}
     manner = Manner("key", Sampling(max_tokens=64), timeout_s=600, keeps_all=True)
 
@@ -68,12 +67,16 @@ async def _ask_in_a_batch(deployed):
     started = time.monotonic()
     batch = asyncio.ensure_future(_finished(deployed.options(stream=True), requests, manner))
     await asyncio.sleep(0.2)
-    asked = time.monotonic()
-    await ask()
-    person_s = time.monotonic() - asked
+    persons_s = [await _seconds_of(ask()) for _ in range(5)]
     assert not batch.done()
     await batch
-    return time.monotonic() - started, person_s
+    return time.monotonic() - started, statistics.median(persons_s)
+
+
+async def _seconds_of(asked):
+    started = time.monotonic()
+    await asked
+    return time.monotonic() - started
 
 
 async def _finished(deployed, requests, manner):

@@ -24,10 +24,16 @@ def operations_of(document: Any) -> dict[str, Any]:
 
 
 def check_operation(
-    operation: Any, mode: GenerationMode, headers: dict[str, str], *, examples: int
+    operation: Any,
+    mode: GenerationMode,
+    headers: dict[str, str],
+    *,
+    examples: int,
+    **transport: Any,
 ) -> None:
     """Send many requests, by the schema or against it, and hold the answers against the document.
 
+    `transport` says how they are sent, as `requests` takes it.
     Rules that no schema can say (fields that contradict each other) may refuse good requests.
     """
 
@@ -42,7 +48,9 @@ def check_operation(
     def check(case: Any) -> None:
         if mode is GOOD and isinstance(case.body, dict):
             _aim(case.body)
-        case.call_and_validate(headers=headers, excluded_checks=[positive_data_acceptance])
+        case.call_and_validate(
+            headers=headers, excluded_checks=[positive_data_acceptance], **transport
+        )
 
     check()
 
