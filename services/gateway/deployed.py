@@ -12,6 +12,7 @@ from ray.serve.handle import DeploymentHandle
 
 from fusion.rewards.judgement import Judgement
 from fusion.run import Run
+from services.answers import Reply
 from services.applications import (
     handle,
     reward_application_name,
@@ -79,19 +80,22 @@ class DeployedSources:
             raise SourceDownError("it is down")
         asked = self._handle(source_application_name(self._run, source)).options(stream=True)
         parts = asked.openai.remote(method, body, longest)
+        is_over = False  # a whole reply is the last part; to cancel what is over has its cost
         try:
-            while True:
+            while not is_over:
                 async with asyncio.timeout(self._timeout_s):
                     part = await anext(parts)
+                is_over = isinstance(part, Reply)
                 yield part
         except StopAsyncIteration:
-            return
+            is_over = True
         except TimeoutError as error:
             raise SourceDownError(f"it said nothing for {self._timeout_s:g} s") from error
         except (RayError, RayServeException) as error:
             raise SourceDownError(f"its replica failed ({type(error).__name__})") from error
         finally:
-            parts.cancel()
+            if not is_over:
+                parts.cancel()
 
     async def score(self, conversations: Sequence[list[dict[str, str]]]) -> list[Judgement]:
         """The reward of each conversation."""
