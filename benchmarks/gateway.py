@@ -11,6 +11,7 @@ ids of its own prompt, which the engine echoes.
 import argparse
 import asyncio
 import json
+import logging
 import multiprocessing
 import os
 import socket
@@ -191,6 +192,7 @@ def _load_alone(cluster: str, recipe: Recipe, prompts: "Prompts") -> Alone:
 @contextmanager
 def _joined(cluster: str) -> Iterator[None]:
     os.environ["RAY_ADDRESS"] = cluster
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     with connected():
         yield
 
