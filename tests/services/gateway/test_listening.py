@@ -53,12 +53,12 @@ def _wait_until(is_so, *, seconds=10.0):
         time.sleep(0.01)
 
 
-def _sent(address, body):
+def _sent(address, path, body):
     connection = socket.create_connection(address, timeout=10)
     text = json.dumps(body).encode()
     connection.sendall(
-        b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
-        b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(text) + text
+        b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"Content-Length: %d\r\n\r\n" % (path, len(text)) + text
     )
     return connection
 
@@ -68,16 +68,27 @@ def test_it_answers_where_it_is_bound(listening):
     assert httpx.get(f"http://{host}:{port}/readyz").json() == {"status": "ok"}
 
 
-@pytest.mark.parametrize("fields", [{}, {"stream": True}], ids=["whole", "stream"])
-def test_a_client_that_hangs_up_ends_its_answer(listening, sources, fields):
+FANOUT = {"messages": said()["messages"], "models": ["llama"]}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        (b"/v1/chat/completions", said(), 499),
+        (b"/v1/chat/completions", said(stream=True), 499),
+        (b"/v1/fanout", FANOUT, 200),  # it has begun to answer
+    ],
+    ids=["whole", "stream", "fanout"],
+)
+def test_a_client_that_hangs_up_ends_its_answer(listening, sources, path, body, status):
     address, audit = listening
     sources.holding = asyncio.Event()
-    connection = _sent(address, said(**fields))
+    connection = _sent(address, path, body)
     _wait_until(lambda: sources.under_way == 1)
     connection.close()
     _wait_until(lambda: sources.under_way == 0 and audit.read_text())
     (line,) = [json.loads(line) for line in audit.read_text().splitlines()]
-    assert (line["status"], line["outcome"]) == (499, "abandoned")
+    assert (line["status"], line["outcome"]) == (status, "abandoned")
 
 
 def test_a_port_that_is_taken_is_told_before_anything_starts():
