@@ -18,7 +18,7 @@ from ray.exceptions import RayError
 from cluster.engine_fit import GIB
 from cluster.nodes import Node, declared_node, described_nodes
 from cluster.settings import apply_quiet_defaults, ray_address
-from fusion.errors import BadInputError, DoesNotFitError, one_line
+from fusion.errors import BadInputError, CrucibleError, DoesNotFitError, one_line
 from fusion.recipe import Recipe
 
 # Ray's slots only order work on a machine of our own; waves bound the memory, the kernel
@@ -89,6 +89,7 @@ def connected(*, log_level: int = logging.ERROR) -> Iterator[Holdings]:
 
     Raises:
         BadInputError: there is an address, and no cluster of our Ray version that lets us in.
+        CrucibleError: Ray does not start here.
     """
     apply_quiet_defaults()
     logging.getLogger("ray").setLevel(log_level)
@@ -146,16 +147,22 @@ def _check_listens(address: str) -> None:
 
 def _start_local(log_level: int) -> None:
     root = str(Path(__file__).resolve().parent.parent)
-    ray.init(
-        num_cpus=LOCAL_SLOTS,
-        resources={"sandbox": float(os.cpu_count() or 1)},
-        include_dashboard=False,
-        logging_level=log_level,
-        log_to_driver=False,
-        object_store_memory=GIB // 2,
-        runtime_env={"env_vars": {"PYTHONPATH": root}},
-        _system_config={"automatic_object_spilling_enabled": True},
-    )
+    try:
+        ray.init(
+            num_cpus=LOCAL_SLOTS,
+            resources={"sandbox": float(os.cpu_count() or 1)},
+            include_dashboard=False,
+            logging_level=log_level,
+            log_to_driver=False,
+            object_store_memory=GIB // 2,
+            runtime_env={"env_vars": {"PYTHONPATH": root}},
+            _system_config={"automatic_object_spilling_enabled": True},
+        )
+    except Exception as error:  # Ray names no kind of its own
+        raise CrucibleError(
+            f"Ray did not start on this machine ({one_line(error)}); see that it has memory, disk "
+            "under /tmp and time to spare, and start the same command again."
+        ) from error
 
 
 def _cluster_holdings() -> Holdings:

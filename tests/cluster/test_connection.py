@@ -6,7 +6,7 @@ import pytest
 
 from cluster.connection import connected, holdings_of, usable
 from cluster.nodes import Node, described_nodes
-from fusion.errors import BadInputError, DoesNotFitError
+from fusion.errors import BadInputError, CrucibleError, DoesNotFitError
 from fusion.recipe import Recipe
 
 CPU_ONLY = holdings_of([Node("n", 8, 64, has_sandbox=True)])
@@ -67,4 +67,11 @@ def test_a_cluster_that_nobody_answers_for_is_told_at_once(monkeypatch):
 def test_an_address_that_is_none_is_told(monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "not an address")
     with pytest.raises(BadInputError, match="of RAY_ADDRESS, not an address"), connected():
+        pass
+
+
+def test_a_ray_that_does_not_start_here_is_told_in_a_sentence(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", "/proc/nowhere")
+    with pytest.raises(CrucibleError, match="Ray did not start on this machine"), connected():
         pass
