@@ -4,6 +4,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -45,6 +46,7 @@ class RayCluster:
             "RAY_health_check_failure_threshold": "3",
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "5",
         }
+        self.head_options: tuple[str, ...] = ()
         self.head: subprocess.Popen[bytes] | None = None
         self.workers: list[subprocess.Popen[bytes]] = []
 
@@ -53,7 +55,7 @@ class RayCluster:
         """Of the job server."""
         return f"http://127.0.0.1:{self.dashboard}"
 
-    def start_head(self, *options: str) -> None:
+    def start_head(self) -> None:
         """Start the head and wait until its job server answers."""
         self.head = self._start(
             "--head",
@@ -61,7 +63,7 @@ class RayCluster:
             f"--dashboard-port={self.dashboard}",
             f"--ray-client-server-port={self.client}",
             "--num-cpus=0",
-            *options,
+            *self.head_options,
         )
         headers = {"Authorization": f"Bearer {self.token}"}
         deadline = time.monotonic() + START_S
@@ -114,18 +116,24 @@ class RayCluster:
                     return True
         return False
 
-    def lose(self, name: str, job: subprocess.Popen[str], *, timeout_s: float) -> None:
-        """Wait until a worker runs a process with this in its title, and kill that worker."""
+    def at_work(
+        self, name: str, job: subprocess.Popen[str], *, timeout_s: float
+    ) -> subprocess.Popen[bytes]:
+        """Wait until a worker runs a process with this in its title; which worker it is."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             assert job.poll() is None, job.communicate()[0][-6000:]
             for node in self.workers:
                 if self.running(node, name):
-                    self.kill(node)
-                    self.workers.remove(node)
-                    return
+                    return node
             time.sleep(0.2)
         pytest.fail(f"no worker ran {name} within {timeout_s:.0f} s")
+
+    def lose(self, name: str, job: subprocess.Popen[str], *, timeout_s: float) -> None:
+        """Wait until a worker runs a process with this in its title, and kill that worker."""
+        node = self.at_work(name, job, timeout_s=timeout_s)
+        self.kill(node)
+        self.workers.remove(node)
 
     def tell_to_go(self, node: subprocess.Popen[bytes]) -> None:
         """What Kubernetes does to a node's pod that has to go: SIGTERM, on which Ray drains it."""
@@ -135,12 +143,16 @@ class RayCluster:
 
     def kill(self, node: subprocess.Popen[bytes]) -> None:
         """End a node's raylet and all its workers at one stroke, as a power cut would."""
+        self.send(node, signal.SIGKILL)
+        node.wait()
+
+    def send(self, node: subprocess.Popen[bytes], number: signal.Signals) -> None:
+        """Send a signal to all processes of a node."""
         with contextlib.suppress(psutil.NoSuchProcess):
             tree = psutil.Process(node.pid)
             for process in [tree, *tree.children(recursive=True)]:
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
-        node.wait()
+                    process.send_signal(number)
 
     def kill_all(self) -> None:
         """End all nodes, workers first."""
@@ -155,21 +167,23 @@ class RayCluster:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _start(self, *options: str, around: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
+        # A folder that nodes shared would lose a job's files whenever one of them gets the job.
+        own = tempfile.mkdtemp(prefix="r", dir=self.folder)
         command = [
             *around,
             str(Path(sys.executable).parent / "ray"),
             "start",
             "--block",
             "--node-ip-address=127.0.0.1",
-            # a folder that nodes shared would lose a job's files whenever one of them gets the job
-            f"--temp-dir={tempfile.mkdtemp(prefix='r', dir=self.folder)}",
+            f"--temp-dir={own}",
             "--object-store-memory=200000000",
             "--disable-usage-stats",
             f"--dashboard-agent-listen-port={free_port()}",
             *options,
         ]
         with (self.folder / "nodes.log").open("ab") as log:
-            return subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
+            environment = self.environment | {"TMPDIR": own}
+            return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
 
 
 @pytest.fixture(scope="module")

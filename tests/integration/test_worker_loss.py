@@ -1,6 +1,8 @@
 """A job of a real cluster that loses a worker node while it samples."""
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import yaml
@@ -16,7 +18,11 @@ WANTED = 4 * (60 + 50 + 20) + 20 + 4 * 5
 @pytest.fixture(scope="module")
 def run(ray_cluster, tmp_path_factory):
     """The run, after a job that lost the worker with its source when the first part was there."""
-    folder = tmp_path_factory.mktemp("loss")
+    return sampled(ray_cluster, tmp_path_factory.mktemp("loss"), ray_cluster.lose)
+
+
+def sampled(ray_cluster, folder: Path, lose: Callable[..., None]) -> WatchedRun:
+    """A run that was sampled by a job while the worker with its source was lost."""
     limits = [{"name": name, "limit": limit} for name, limit in PROMPTS.items()]
     recipe = folder / "recipe.yaml"
     changes = {"extends": str(HERE / "sampling.yaml"), "name": "loss", "datasets": limits}
@@ -30,17 +36,22 @@ def run(ray_cluster, tmp_path_factory):
     with run.watching():
         job = ray_cluster.submit(recipe, *stages, f"--set=storage={run.storage}")
         wait_until(lambda: run.committed or job.poll() is not None)
-        ray_cluster.lose("ServeReplica", job, timeout_s=1)
+        lose("ServeReplica", job, timeout_s=1)
         output, _ = job.communicate(timeout=400)
     assert job.returncode == 0, output[-6000:]
     return run
 
 
-def test_every_wanted_answer_is_there_once(run):
+def check_whole(run: WatchedRun) -> None:
+    """Every answer wanted is there once, and the manifest knows of it."""
     ids = run.stored_ids("responses", "response_id")
     assert len(ids) == len(set(ids)) == WANTED
     counts = json.loads((run.storage / "loss" / "manifests" / "sample.json").read_text())["counts"]
     assert (counts["entered"], counts["results"]) == (WANTED, WANTED)
+
+
+def test_every_wanted_answer_is_there_once(run):
+    check_whole(run)
 
 
 def test_what_was_committed_before_the_loss_is_not_generated_again(run):
