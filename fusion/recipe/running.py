@@ -25,7 +25,8 @@ class Failures(Section):
         1800.0, description="Longest time that an engine may take for one answer."
     )
     wait_s: PositiveFloat = Field(
-        900.0, description="Longest time that a source which died may take to come back."
+        900.0,
+        description="Longest time that a source or reward model which died may take to come back.",
     )
 
 
