@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 from ray import serve
@@ -87,10 +87,15 @@ def condition(application: str) -> str:
     return " ".join("; ".join([found.status.value, *told]).split())[:300]
 
 
-def running() -> list[str]:
-    """Names of the applications that run now."""
+def running(before: Collection[str] = ()) -> list[str]:
+    """Names of the applications that run now.
+
+    Those of `before` run on while they are deployed anew, or while a new head takes them over.
+    """
     apps = serve.status().applications
-    return sorted(n for n, app in apps.items() if app.status == ApplicationStatus.RUNNING)
+    fresh = {n for n, app in apps.items() if app.status == ApplicationStatus.RUNNING}
+    deploying = {n for n, app in apps.items() if app.status == ApplicationStatus.DEPLOYING}
+    return sorted(fresh | deploying & set(before))
 
 
 def _failed(applications: Mapping[str, serve.Application]) -> str:

@@ -66,10 +66,10 @@ class DeployedSources:
         return [n for n in self.names if source_application_name(self._run, n) in self._running]
 
     async def watch(self) -> None:
-        """Look up what runs, again and again; what cannot be looked up stays as it was."""
+        """Look up what runs, again and again; while nobody can tell, what ran is taken to run."""
         while True:
-            with contextlib.suppress(RayError, RayServeException):  # the head may come back
-                self._running = frozenset(await asyncio.to_thread(running))
+            with contextlib.suppress(RayError, RayServeException):  # the head is away
+                self._running = frozenset(await asyncio.to_thread(running, self._running))
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def ask(
