@@ -33,9 +33,9 @@ def _only_token_ids(schema: dict[str, Any]) -> None:
 
 
 class Strict(BaseModel):
-    """A part of a request; a field that is not known is an error, not ignored."""
+    """A part of a request; an unknown field is an error, and so is a value of another type."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class TextPart(Strict):
