@@ -139,6 +139,7 @@ def test_too_many_malformed_rows_stop_the_run_with_count_and_examples(recipe, tm
     assert "5" in said
 
 
+@pytest.mark.integration
 def test_a_recipe_that_does_not_fit_the_machine(recipe):
     engine = {"kv_cache_memory_bytes": 1 << 50}
     said = _refusal("run", recipe(source={"engine": engine}), "--stage", "sample")

@@ -294,6 +294,7 @@ def test_a_hub_that_fails_or_is_not_there_is_one_sentence(hub, finished, monkeyp
         publish_run(finished, hub="me/mine")
 
 
+@pytest.mark.integration
 def test_the_command_goes_to_the_endpoint_of_the_environment(hub, finished):
     command = [sys.executable, "-m", "jobs", "publish", str(finished.folder)]
     said = subprocess.run(

@@ -14,6 +14,8 @@ import pytest
 
 from tests.fusion.ingest.hub import COMMIT, hub_with
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).resolve().parents[3]
 HISTORY = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
 
