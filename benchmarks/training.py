@@ -339,7 +339,8 @@ def _run_worker(
 
     group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(workers)}
-    os.environ.update(group | place)
+    threads = {"OMP_NUM_THREADS": "1"}  # else accelerate takes all cores, for each of the workers
+    os.environ.update(group | place | threads)
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo")
     trainer = _trainer(folder, table, workers=workers)
