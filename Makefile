@@ -19,7 +19,7 @@ rehearsal: install ## a whole fusion of tiny models on this machine
 	$(VENV)/bin/crucible run rehearsal/recipe.yaml
 
 test: install-dev ## the tests, without the long ones
-	$(VENV)/bin/pytest -n 4 --dist worksteal -m "not integration and not soak"
+	$(VENV)/bin/pytest -n 3 --dist worksteal -m "not integration and not soak"
 	$(VENV)/bin/pytest -m "integration and not soak"
 
 soak: install-dev ## the long tests

@@ -50,7 +50,15 @@ def way(s3: str, s3_port: int) -> Iterator[FlakyWay]:
     way.close()
 
 
-@pytest.fixture(params=["local", "s3"])
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A real S3 server makes a test an integration test."""
+    for item in items:
+        if "s3" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.integration)
+
+
+@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.integration)])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
     """An empty folder of its own."""
     if request.param == "local":
