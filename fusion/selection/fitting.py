@@ -42,7 +42,8 @@ class Room:
         may_be = rows["text"].str.len_bytes() + rows["prompt_bytes"] > self.max_length
         doubtful = rows.filter(may_be).iter_rows(named=True)
         verdicts = iter([self._exceeds(row["messages"], row["text"]) for row in doubtful])
-        return pl.Series("too_long", [bool(doubt) and next(verdicts) for doubt in may_be])
+        found = [bool(doubt) and next(verdicts) for doubt in may_be]
+        return pl.Series("too_long", found, dtype=pl.Boolean)
 
     def _prompt_bytes(self, prompts: pl.DataFrame) -> pl.Series:
         """At most so many bytes has a conversation's text besides the answer."""
