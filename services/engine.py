@@ -22,6 +22,7 @@ from fusion.identity import response_id, sampling_seed
 from fusion.looping import repeated_tail
 from fusion.recipe import Sampling
 from services.answers import Answer, Finished, Manner, SampleRequest, SourceDiedError, Wanted
+from services.scheduler import SUMMED, AsyncHoldingBack, HoldingBack
 from services.window import Window
 
 # Answers that finish within this time travel together; a message each would cost more than they do.
@@ -60,6 +61,8 @@ class SourceEngine(VLLMEngine):
         if structured_outputs.backend == "auto":
             structured_outputs.backend = "xgrammar"
             structured_outputs.disable_any_whitespace = True
+        scheduler = vllm_engine_config.scheduler_config
+        scheduler.scheduler_cls = AsyncHoldingBack if scheduler.async_scheduling else HoldingBack
         return super()._start_async_llm_engine(
             vllm_engine_args, vllm_engine_config, placement_group
         )
@@ -210,5 +213,6 @@ def sampling_params(sampling: Sampling, *, seed: int, room: int) -> SamplingPara
         stop=list(sampling.stop),
         seed=seed,
         logprobs=0,
+        extra_args=dict(SUMMED),
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
