@@ -3,7 +3,8 @@
     python benchmarks/sampling.py [--model wide|rehearsal] [--seconds 75] [--without-processor]
 
 All three answer the same prompts four times with the same sampling, engine settings and threads,
-each in processes of its own and after the same warm-up. Counted is from the first request to the
+each in processes of its own and after the same warm-up, raw and ours in turn, as a machine's speed
+drifts. Counted is from the first request to the
 last answer: for ours that includes Ray Data's start, the stage's tail and every commit. The peer is
 `vllm.LLM.generate` with its worker in its own process (VLLM_ENABLE_V1_MULTIPROCESSING=0), at the
 niceness that Ray gives its workers: else other programs on the machine would slow ours alone.
@@ -39,6 +40,7 @@ WIDE = {
 }
 # Raw vLLM answers so many prompts, then as many as fill the time, which all three are given.
 FIRST_PROMPTS, MOST_PROMPTS = 128, 30_000
+ROUNDS = 2
 MODELS = ("wide", "rehearsal")
 SYSTEMS = ("raw", "ours", "processor")
 
@@ -50,13 +52,15 @@ class Work:
     model: Path
     prompts: Path
     count: int
+    """Prompts after the warm-up; 0 is as many as raw vLLM answers in the time."""
     seconds: float
 
     @property
     def texts(self) -> list[str]:
         """The prompts of the warm-up, then `count` others."""
-        lines = self.prompts.read_text().splitlines()[: WARM_PROMPTS + self.count]
-        return [json.loads(line)["prompt"] for line in lines]
+        lines = self.prompts.read_text().splitlines()
+        wanted = WARM_PROMPTS + (self.count or len(lines))
+        return [json.loads(line)["prompt"] for line in lines[:wanted]]
 
 
 def main() -> None:
@@ -80,9 +84,20 @@ def main() -> None:
 def _rates(model: str, seconds: float, systems: Sequence[str]) -> dict[str, dict[str, float]]:
     with tempfile.TemporaryDirectory() as folder:
         work = _prepare(Path(folder), model, seconds)
-        raw = _in_process("raw", work)
-        work = replace(work, count=int(raw["prompts"]))
-        return {"raw": raw} | {name: _in_process(name, work) for name in systems[1:]}
+        found = int(_in_process("raw", work)["prompts"])
+        work = replace(work, count=found)
+        turns = [*systems[:2] * ROUNDS, *systems[2:]]
+        runs = [(system, _in_process(system, work)) for system in turns]
+        return {name: _together([run for of, run in runs if of == name]) for name in systems}
+
+
+def _together(runs: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The figures of several runs of one system as of one long run."""
+    tokens, seconds, answers = (
+        sum(r[key] for r in runs) for key in ("tokens", "seconds", "answers")
+    )
+    rates = {f"rate_{number}": run["rate"] for number, run in enumerate(runs, 1)}
+    return {"rate": tokens / seconds, "seconds": seconds, "answers": answers} | rates
 
 
 def _prepare(folder: Path, model: str, seconds: float) -> Work:
@@ -94,7 +109,7 @@ def _prepare(folder: Path, model: str, seconds: float) -> Work:
             text = f"{number}. {texts[number % len(texts)]}"
             file.write(json.dumps({"prompt": text}) + "\n")
     weights = _wide_model(folder / "wide") if model == "wide" else LLAMA
-    return Work(weights, prompts, MOST_PROMPTS - WARM_PROMPTS, seconds)
+    return Work(weights, prompts, 0, seconds)
 
 
 def _wide_model(folder: Path) -> Path:
@@ -152,12 +167,12 @@ def _run_raw(work: Work) -> dict[str, float]:
         return [len(o.token_ids) for output in outputs for o in output.outputs], seconds
 
     answer(inputs[:WARM_PROMPTS])
-    count, seconds = FIRST_PROMPTS, 0.0
-    while seconds < 0.9 * work.seconds and count < work.count:
-        if seconds:
-            count = min(work.count, int(work.seconds / seconds * count))
+    prompts, count = inputs[WARM_PROMPTS:], work.count or FIRST_PROMPTS
+    tokens, seconds = answer(prompts[:count])
+    while not work.count and seconds < 0.9 * work.seconds and count < len(prompts):
+        count = min(len(prompts), int(work.seconds / seconds * count))
         llm.reset_prefix_cache()
-        tokens, seconds = answer(inputs[WARM_PROMPTS : WARM_PROMPTS + count])
+        tokens, seconds = answer(prompts[:count])
     return _figures(tokens, seconds) | {"prompts": count}
 
 

@@ -105,19 +105,20 @@ class JobServer:
         self._client.stop_job(name)
 
     def follow(self, name: str, write: Callable[[str], None]) -> int:
-        """Write what a job prints until it ends, also over a restart of the head.
+        """Write what a job prints until it ends; a head that does not answer is waited for.
 
         Returns:
             The exit status of its entrypoint.
 
         Raises:
-            CrucibleError: the head was gone for too long.
+            CrucibleError: the head was gone for too long, or came back without the job.
         """
         written, gone_since = 0, None
         while True:
             try:
-                written = asyncio.run(self._tail(name, written, write))
-                details = self._client.get_job_info(name)
+                details = self._find(name)
+                if details is not None:
+                    written = asyncio.run(self._tail(name, written, write))
                 gone_since = None
             except (OSError, RuntimeError, aiohttp.ClientError) as error:
                 gone_since = gone_since or time.monotonic()
@@ -125,6 +126,8 @@ class JobServer:
                     raise CrucibleError(_no_answer(self.address, str(error))) from error
                 time.sleep(PAUSE_S)
                 continue
+            if details is None:
+                raise CrucibleError(_forgotten(self.address, name))
             if details.status in _HAS_ENDED:
                 return _exit_code(details)
             time.sleep(PAUSE_S)
@@ -187,6 +190,13 @@ def _no_answer(address: str, why: str) -> str:
     return (
         f"No job server of Ray answers at {address} ({why}); give the address of the dashboard, "
         "http://HEAD:8265, and see that it can be reached from here."
+    )
+
+
+def _forgotten(address: str, name: str) -> str:
+    return (
+        f"The cluster at {address} was started anew and knows no job {name}, which ended with the "
+        "old one; start the same command again: it goes on from what is stored."
     )
 
 

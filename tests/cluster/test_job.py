@@ -15,7 +15,7 @@ import ray
 from cluster.job import JobServer
 from cluster.package import Package
 from cluster.settings import job_server_address, ray_token
-from fusion.errors import BadInputError
+from fusion.errors import BadInputError, CrucibleError
 
 _EMPTY = io.BytesIO()
 zipfile.ZipFile(_EMPTY, "w").close()
@@ -106,6 +106,15 @@ def test_a_retry_finds_what_runs_and_succeeds_what_failed(states, name):
 def test_a_job_that_is_not_known_is_refused_with_its_name():
     with _job_server({}) as address, pytest.raises(BadInputError, match="knows no job lost"):
         JobServer(address, None).job("lost")
+
+
+def test_a_job_that_its_head_has_forgotten_is_not_followed_on():
+    jobs = {"job": "RUNNING"}
+    with _job_server(jobs) as address:
+        server = JobServer(address, None)
+        del jobs["job"]
+        with pytest.raises(CrucibleError, match="started anew and knows no job job"):
+            server.follow("job", print)
 
 
 def test_an_address_that_nobody_answers_is_refused_with_it():
