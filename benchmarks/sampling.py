@@ -1,6 +1,6 @@
 """Output tokens a second of the whole stage sample, against raw offline vLLM and Ray's processor.
 
-    python benchmarks/sampling.py [--model wide|rehearsal] [--seconds 75] [--without-processor]
+    python benchmarks/sampling.py [--model wide|rehearsal] [--seconds 120] [--without-processor]
 
 All three answer the same prompts four times with the same sampling, engine settings and threads,
 each in processes of its own and after the same warm-up, raw and ours in turn, as a machine's speed
@@ -38,7 +38,7 @@ WIDE = {
     "num_key_value_heads": 3,
     "head_dim": 64,
 }
-# Raw vLLM answers so many prompts, then as many as fill the time, which all three are given.
+# Raw vLLM answers so many prompts, which tells how many all three are given to fill the time.
 FIRST_PROMPTS, MOST_PROMPTS = 128, 30_000
 ROUNDS = 2
 MODELS = ("wide", "rehearsal")
@@ -52,8 +52,7 @@ class Work:
     model: Path
     prompts: Path
     count: int
-    """Prompts after the warm-up; 0 is as many as raw vLLM answers in the time."""
-    seconds: float
+    """Prompts after the warm-up; 0 is as many as say how many fill the time."""
 
     @property
     def texts(self) -> list[str]:
@@ -67,13 +66,13 @@ def main() -> None:
     """Run every system on the models and print the table and the JSON line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", choices=MODELS, default=None, help="One alone.")
-    parser.add_argument("--seconds", type=float, default=75.0, help="About as long for each.")
+    parser.add_argument("--seconds", type=float, default=120.0, help="About as long for each.")
     parser.add_argument("--without-processor", action="store_true", help="Only against raw vLLM.")
     parser.add_argument("--run", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.run:
         system, model, prompts, count = options.run
-        work = Work(Path(model), Path(prompts), int(count), options.seconds)
+        work = Work(Path(model), Path(prompts), int(count))
         print(json.dumps(RUN[system](work)))
         return
     models = [options.model] if options.model else MODELS
@@ -83,9 +82,10 @@ def main() -> None:
 
 def _rates(model: str, seconds: float, systems: Sequence[str]) -> dict[str, dict[str, float]]:
     with tempfile.TemporaryDirectory() as folder:
-        work = _prepare(Path(folder), model, seconds)
-        found = int(_in_process("raw", work)["prompts"])
-        work = replace(work, count=found)
+        work = _prepare(Path(folder), model)
+        first = _in_process("raw", work)
+        many = int(seconds / first["seconds"] * first["prompts"])
+        work = replace(work, count=min(many, MOST_PROMPTS - WARM_PROMPTS))
         turns = [*systems[:2] * ROUNDS, *systems[2:]]
         runs = [(system, _in_process(system, work)) for system in turns]
         return {name: _together([run for of, run in runs if of == name]) for name in systems}
@@ -100,7 +100,7 @@ def _together(runs: Sequence[dict[str, float]]) -> dict[str, float]:
     return {"rate": tokens / seconds, "seconds": seconds, "answers": answers} | rates
 
 
-def _prepare(folder: Path, model: str, seconds: float) -> Work:
+def _prepare(folder: Path, model: str) -> Work:
     files = sorted((ROOT / "rehearsal" / "prompts").glob("*-train.jsonl"))
     texts = [json.loads(row)["prompt"] for file in files for row in file.read_text().splitlines()]
     prompts = folder / "prompts.jsonl"
@@ -109,7 +109,7 @@ def _prepare(folder: Path, model: str, seconds: float) -> Work:
             text = f"{number}. {texts[number % len(texts)]}"
             file.write(json.dumps({"prompt": text}) + "\n")
     weights = _wide_model(folder / "wide") if model == "wide" else LLAMA
-    return Work(weights, prompts, 0, seconds)
+    return Work(weights, prompts, 0)
 
 
 def _wide_model(folder: Path) -> Path:
@@ -130,7 +130,7 @@ def _in_process(system: str, work: Work) -> dict[str, float]:
     from cluster.settings import engine_environment
 
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, __file__, "--seconds", str(work.seconds), "--run", system]
+    command = [sys.executable, __file__, "--run", system]
     command += [str(work.model), str(work.prompts), str(work.count)]
     if system == "raw":
         command = ["nice", "-n", str(RAY_NICENESS), *command]
@@ -167,12 +167,8 @@ def _run_raw(work: Work) -> dict[str, float]:
         return [len(o.token_ids) for output in outputs for o in output.outputs], seconds
 
     answer(inputs[:WARM_PROMPTS])
-    prompts, count = inputs[WARM_PROMPTS:], work.count or FIRST_PROMPTS
-    tokens, seconds = answer(prompts[:count])
-    while not work.count and seconds < 0.9 * work.seconds and count < len(prompts):
-        count = min(len(prompts), int(work.seconds / seconds * count))
-        llm.reset_prefix_cache()
-        tokens, seconds = answer(prompts[:count])
+    count = work.count or FIRST_PROMPTS
+    tokens, seconds = answer(inputs[WARM_PROMPTS : WARM_PROMPTS + count])
     return _figures(tokens, seconds) | {"prompts": count}
 
 

@@ -26,7 +26,7 @@ from services.scheduler import SUMMED, AsyncHoldingBack, HoldingBack
 from services.window import Window
 
 # Answers that finish within this time travel together; a message each would cost more than they do.
-GATHER_S = 0.5
+GATHER_S = 1.0
 # What a replica whose engine is dead takes to say so before it ends.
 LAST_WORDS_S = 1.0
 TAIL_LENGTH = 120

@@ -6,6 +6,7 @@ the sum is kept. Held back are answers of which only the final output is asked f
 is for the engine to see, which stop strings are not.
 """
 
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +20,8 @@ from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
 from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request
 
+# How often the engine core says how many answers run and wait; a message a step costs the steps.
+STATS_EVERY_S = 0.1
 # Among a request's `extra_args`: of the log-probs of its tokens only the sum is wanted.
 SUMMED = {"logprobs_summed": True}
 
@@ -37,6 +40,7 @@ class HoldingBack(Scheduler):
         """As vLLM's."""
         super().__init__(*args, **options)
         self._held: dict[str, _Held] = {}
+        self._told_at = 0.0
 
     def update_from_output(
         self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput
@@ -53,7 +57,15 @@ class HoldingBack(Scheduler):
                 for output in of_client.outputs
                 if output.request_id not in held_back or self._is_whole(output)
             ]
-        return outputs
+        return {client: of for client, of in outputs.items() if _says_something(of)}
+
+    def make_stats(self, *args: Any, **options: Any) -> Any:
+        """As vLLM's, now and then."""
+        now = time.monotonic()
+        if now - self._told_at < STATS_EVERY_S:
+            return None
+        self._told_at = now
+        return super().make_stats(*args, **options)
 
     def finish_requests(self, *args: Any, **options: Any) -> list[Request]:
         """As vLLM's; what is held of a request that is aborted is forgotten."""
@@ -74,6 +86,10 @@ class HoldingBack(Scheduler):
 
 class AsyncHoldingBack(HoldingBack, AsyncScheduler):
     """The same of the scheduler that runs a step ahead, which vLLM takes on GPUs."""
+
+
+def _says_something(of_client: EngineCoreOutputs) -> bool:
+    return bool(of_client.outputs or of_client.finished_requests or of_client.scheduler_stats)
 
 
 @dataclass

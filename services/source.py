@@ -101,7 +101,7 @@ def source_application(served: Served, *, on_cpu: bool, threads: int) -> serve.A
         graceful_shutdown_timeout_s=5,
         ray_actor_options={"num_cpus": 1, "runtime_env": environment},
         placement_group_bundles=[{**bundles[0], "CPU": bundles[0]["CPU"] + 1}, *bundles[1:]],
-        placement_group_strategy="PACK",
+        placement_group_strategy=_strategy(served.engine),
     )
     return deployment.bind(config)
 
@@ -120,6 +120,11 @@ def engine_arguments(served: Served, *, on_cpu: bool) -> dict[str, Any]:
         # a chunk of a prompt rewinds the request's seeded generator, which torch's CPU one cannot
         engine.setdefault("enable_chunked_prefill", False)
     return engine
+
+
+def _strategy(engine: Engine) -> str:
+    """A layer is shared within a node, as the plan says; only groups of layers may be apart."""
+    return "STRICT_PACK" if (engine.pipeline_parallel_size or 1) == 1 else "PACK"
 
 
 def _bundles(engine: Engine, *, on_cpu: bool) -> list[dict[str, float]]:

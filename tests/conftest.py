@@ -29,7 +29,8 @@ hypothesis.settings.load_profile("unhurried")
 class RayCluster:
     """A head without CPUs for work, and workers; token auth is on."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1") -> None:
+        self.host = host
         self.folder = Path(tempfile.mkdtemp(prefix="rc-"))  # sockets want a short path
         self.token = secrets.token_hex(16)
         self.gcs, self.dashboard, self.client = (free_port() for _ in range(3))
@@ -53,12 +54,14 @@ class RayCluster:
     @property
     def address(self) -> str:
         """Of the job server."""
-        return f"http://127.0.0.1:{self.dashboard}"
+        return f"http://{self.host}:{self.dashboard}"
 
     def start_head(self) -> None:
         """Start the head and wait until its job server answers."""
         self.head = self._start(
+            self.host,
             "--head",
+            f"--dashboard-host={self.host}",
             f"--port={self.gcs}",
             f"--dashboard-port={self.dashboard}",
             f"--ray-client-server-port={self.client}",
@@ -74,9 +77,12 @@ class RayCluster:
             time.sleep(0.5)
         pytest.fail("the head did not come up")
 
-    def add_worker(self, *options: str, around: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
-        """Start a worker node, inside another command where one is given."""
-        self.workers.append(self._start(f"--address=127.0.0.1:{self.gcs}", *options, around=around))
+    def add_worker(
+        self, *options: str, around: tuple[str, ...] = (), host: str | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Start a worker node, inside another command and as another host where they are given."""
+        address = f"--address={self.host}:{self.gcs}"
+        self.workers.append(self._start(host or self.host, address, *options, around=around))
         return self.workers[-1]
 
     def wait_for_workers(self, number: int) -> None:
@@ -166,7 +172,9 @@ class RayCluster:
         self.kill_all()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _start(self, *options: str, around: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
+    def _start(
+        self, host: str, *options: str, around: tuple[str, ...] = ()
+    ) -> subprocess.Popen[bytes]:
         # A folder that nodes shared would lose a job's files whenever one of them gets the job.
         own = tempfile.mkdtemp(prefix="r", dir=self.folder)
         command = [
@@ -174,7 +182,7 @@ class RayCluster:
             str(Path(sys.executable).parent / "ray"),
             "start",
             "--block",
-            "--node-ip-address=127.0.0.1",
+            f"--node-ip-address={host}",
             f"--temp-dir={own}",
             "--object-store-memory=200000000",
             "--disable-usage-stats",

@@ -77,7 +77,7 @@ def source_applications(
                 {"CPU": 0.01, "GPU": bundle["GPU"]}
                 for bundle in _bundles(model.engine, on_cpu=False)
             ],
-            placement_group_strategy="PACK",
+            placement_group_strategy="STRICT_PACK",
         ).bind()
         for model in served
     }
