@@ -53,7 +53,7 @@ ENGINES_A_PROCESS = 8
 TARGET_AT, TARGET = 16, 0.9
 BUSY = (0.15, 0.85)
 TICK_S = 0.02
-GATHER_S = 0.5  # as services/engine.py
+GATHER_S = 1.0  # as services/engine.py
 TEXT = "the quick brown fox jumps over a lazy dog and says so " * 100
 CHARACTERS_A_TOKEN = 4
 
