@@ -156,13 +156,7 @@ def _start_local(log_level: int) -> None:
             log_to_driver=False,
             object_store_memory=GIB // 2,
             runtime_env={"env_vars": {"PYTHONPATH": root}},
-            _system_config={
-                "automatic_object_spilling_enabled": True,
-                # else as many idle processes as slots stay, each of which wakes 100 times a second
-                "num_workers_soft_limit": os.cpu_count() or 1,
-                "enable_worker_prestart": False,
-                "prestart_worker_first_driver": False,
-            },
+            _system_config={"automatic_object_spilling_enabled": True},
         )
     except Exception as error:  # Ray names no kind of its own
         raise CrucibleError(

@@ -19,8 +19,6 @@ QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    # how often Serve's controller looks around; at its ten times a second it takes 2 % of a core
-    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
 }
 
 # vLLM on CPU pins one thread a core and does not know of its neighbours (nobind), and keeps its
