@@ -1,5 +1,6 @@
 """Answers held back by the scheduler, against the same answers sent token by token."""
 
+import json
 import os
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -19,7 +20,8 @@ ENGINE = {
     "enable_chunked_prefill": False,
     "disable_log_stats": False,
 }
-QUESTIONS = ["What is 3 + 4?", "Name a colour.", "Write a function that adds two numbers.", "Why?"]
+QUESTIONS = MODEL.parent.parent / "prompts" / "code-test.jsonl"
+ASKED = 4
 
 
 def _answered_both_ways() -> dict:
@@ -31,31 +33,38 @@ def _answered_both_ways() -> dict:
     from vllm.sampling_params import RequestOutputKind
     from vllm.v1.engine.llm_engine import LLMEngine
 
+    from fusion.chat import load_tokenizer, render_prompt
     from fusion.recipe import Sampling
     from services.engine import sampling_params
     from services.scheduler import HoldingBack
 
     arguments = EngineArgs(model=str(MODEL), scheduler_cls=HoldingBack, **ENGINE)
     engine = LLMEngine.from_engine_args(arguments)
+    tokenizer = load_tokenizer(str(MODEL))
+    rows = map(json.loads, QUESTIONS.read_text().splitlines()[:ASKED])
+    asked = [
+        {"prompt_token_ids": render_prompt(tokenizer, [{"role": "user", "content": row["prompt"]}])}
+        for row in rows
+    ]
     sent: dict[str, list[int]] = {}
     received = engine.output_processor.process_outputs
 
-    def noting(outputs, *more):
+    def noting(outputs, **more):
         for output in outputs:
             sent.setdefault(output.request_id.partition("-")[0], []).append(
                 len(output.new_token_ids)
             )
-        return received(outputs, *more)
+        return received(outputs, **more)
 
     engine.output_processor.process_outputs = noting
 
     def answers(way: str, **changes) -> dict:
         engine.reset_prefix_cache()
-        for number, question in enumerate(QUESTIONS):
+        for number, prompt in enumerate(asked):
             params = sampling_params(Sampling(max_tokens=40), seed=number, room=100)
             for name, value in changes.items():
                 setattr(params, name, value)
-            engine.add_request(f"{way}{number}", question, params)
+            engine.add_request(f"{way}{number}", prompt, params)
         done = {}
         while engine.has_unfinished_requests():
             for output in engine.step():
@@ -72,7 +81,7 @@ def _answered_both_ways() -> dict:
         "streamed": answers("streamed", output_kind=RequestOutputKind.CUMULATIVE),
         "stopped": answers("stopped", stop=["\n\n\n"]),
     }
-    engine.add_request("gone0", QUESTIONS[0], sampling_params(Sampling(), seed=0, room=100))
+    engine.add_request("gone0", asked[0], sampling_params(Sampling(), seed=0, room=100))
     engine.step()
     scheduler = engine.engine_core.engine_core.scheduler
     waiting = len(scheduler._held)
@@ -88,7 +97,8 @@ def seen() -> dict:
 
 @pytest.mark.parametrize("way", ["plain", "streamed", "stopped"])
 def test_an_answer_held_back_is_the_same_to_the_last_bit(seen, way):
-    assert len(seen["held"]) == len(QUESTIONS)
+    assert len(seen["held"]) == ASKED
+    assert all(len(token_ids) > 10 for _, token_ids, _, _ in seen["held"].values())
     for number, (text, token_ids, logprob, reason) in seen["held"].items():
         other = seen["told"][way][number]
         assert (text, token_ids, reason) == (other[0], other[1], other[3])
