@@ -4,16 +4,17 @@
 
 All three answer the same prompts four times with the same sampling, engine settings and threads,
 each in processes of its own and after the same warm-up, raw and ours in turn, as a machine's speed
-drifts. Counted is from the first request to the
-last answer: for ours that includes Ray Data's start, the stage's tail and every commit. The peer is
-`vllm.LLM.generate` with its worker in its own process (VLLM_ENABLE_V1_MULTIPROCESSING=0), at the
-niceness that Ray gives its workers: else other programs on the machine would slow ours alone.
-`wide` is a random-weights Llama on which raw vLLM makes thousands of tokens a second on two cores;
-the rehearsal's own model is so small that it shows little but overhead.
+drifts. Counted is from the first request to the last answer: for ours that includes Ray Data's
+start, the stage's tail and every commit. The peer is `vllm.LLM.generate` with its worker in its own
+process (VLLM_ENABLE_V1_MULTIPROCESSING=0), at the niceness that Ray gives its workers: else other
+programs on the machine would slow ours alone. `wide` is a random-weights Llama on which raw vLLM
+makes thousands of tokens a second on two cores, its answers of many lengths, as answers are; the
+rehearsal's own model is so small that it shows little but overhead.
 """
 
 import argparse
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -28,7 +29,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 LLAMA = ROOT / "rehearsal" / "models" / "llama"
 RAY_NICENESS = 15
-SAMPLES, MAX_TOKENS, WARM_PROMPTS, TARGET = 4, 128, 32, 0.8
+SAMPLES, MAX_TOKENS, WARM_PROMPTS, TARGET = 4, 256, 32, 0.8
+MEAN_TOKENS = 100  # of an answer of the wide model, were there no most
 ENGINE = {"dtype": "bfloat16", "max_model_len": 512, "max_num_seqs": 64, "enforce_eager": True}
 WIDE = {
     "hidden_size": 384,
@@ -113,14 +115,30 @@ def _prepare(folder: Path, model: str) -> Work:
 
 
 def _wide_model(folder: Path) -> Path:
-    """A Llama of random weights with the rehearsal's tokenizer and template."""
+    """A Llama of random weights with the rehearsal's tokenizer and template, whose answers end.
+
+    Random weights alone would never end one. All answers would be of one length, and raw vLLM,
+    which has all prompts at once, would take a whole batch in and out in step: no model does that.
+    So the first dimension is one for every token and no layer changes it; of the output's rows only
+    that of the end reads it, by as much as makes one token in `MEAN_TOKENS` the end.
+    """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(0)
     config = AutoConfig.from_pretrained(LLAMA)
-    config.update(WIDE)
-    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
+    config.update({**WIDE, "tie_word_embeddings": False})
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    with torch.no_grad():
+        model.model.embed_tokens.weight[:, 0] = 1.0
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight[0] = layer.mlp.down_proj.weight[0] = 0.0
+        model.lm_head.weight[:, 0] = 0.0
+        ids = torch.randint(config.vocab_size, (8, 64))
+        carried = model.model(ids).last_hidden_state[..., 0].mean()
+        wanted = _sampling().temperature * math.log(config.vocab_size / MEAN_TOKENS)
+        model.lm_head.weight[config.eos_token_id, 0] = wanted / carried
+    model.save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copy(LLAMA / name, folder / name)
     return folder

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import yaml
 
 from fusion.run import STAGES
 from tests.integration.watched import WatchedRun, wait_until
@@ -18,7 +19,7 @@ from tests.integration.watched import WatchedRun, wait_until
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(3600)]
 
 ROOT = Path(__file__).parents[2]
-RECIPE = ROOT / "rehearsal" / "recipe.yaml"
+REHEARSAL = ROOT / "rehearsal" / "recipe.yaml"
 NAME, SAMPLES, ANSWERING = "rehearsal", 4 * 5, 4 + 3
 MODELS = {"base", "sft", "dpo", "llama", "gemma", "mistral", "qwen"}
 SOURCE, REWARD, TRAINER = f"{NAME}-source", f"{NAME}-reward", "RayTrainWorker"
@@ -82,15 +83,17 @@ def _add_workers(cluster, number: int) -> None:
 @pytest.fixture(scope="module")
 def faulty(ray_cluster, tmp_path_factory) -> Faulty:
     """The run, after its head and three workers were lost."""
-    faulty = Faulty(WatchedRun(tmp_path_factory.mktemp("faults") / "runs", STAGES, RECIPE))
+    folder = tmp_path_factory.mktemp("faults")
+    recipe, saving = folder / "recipe.yaml", {"save_steps": 10}
+    faulty = Faulty(WatchedRun(folder / "runs", STAGES, recipe))
     run, cluster = faulty.run, ray_cluster
+    changes = {"extends": str(REHEARSAL), "name": NAME, "storage": str(run.storage)}
+    recipe.write_text(yaml.safe_dump(changes | {"sft": saving, "dpo": saving}))
     cluster.environment.update(run.environment)
-    settings = (f"storage={run.storage}", "sft.save_steps=10", "dpo.save_steps=10")
-    command = (RECIPE, *(f"--set={setting}" for setting in settings))
     _add_workers(cluster, 3)
     cluster.wait_for_workers(3)
     with faulty.watching():
-        job = cluster.submit(*command)
+        job = cluster.submit(recipe)
         _wait_for(lambda: len(run.committed) > 500, job)
         cluster.kill_all()
         cluster.start_head()
@@ -99,7 +102,7 @@ def faulty(ray_cluster, tmp_path_factory) -> Faulty:
 
         _add_workers(cluster, 3)
         cluster.wait_for_workers(3)
-        job, before = cluster.submit(*command), len(run.committed)
+        job, before = cluster.submit(recipe), len(run.committed)
         _wait_for(lambda: len(run.committed) > before, job)
         _lose(cluster, SOURCE, job)
         _wait_for(lambda: run.activity[1], job)
