@@ -54,7 +54,7 @@ class Work:
     model: Path
     prompts: Path
     count: int
-    """Prompts after the warm-up; 0 is as many as say how many fill the time."""
+    """Prompts after the warm-up; 0 while it is not known how many fill the time."""
 
     @property
     def texts(self) -> list[str]:

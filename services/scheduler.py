@@ -1,9 +1,9 @@
 """vLLM's schedulers, which send an answer when it is whole where nobody wants it piece by piece.
 
 The engine core tells the process of the replica of every token of every answer. For the batch that
-is all cost: on two cores it takes a fifth of the machine, most of it for log-probs of which only
-the sum is kept. Held back are answers of which only the final output is asked for and whose end
-is for the engine to see, which stop strings are not.
+is all cost: the replica took a sixth of a core for it beside 2,400 tokens a second, most of it for
+log-probs of which only the sum is kept. Held back are answers that ask for that, that are read only
+at their end, and whose end is for the engine to see, which stop strings are not.
 """
 
 import time
@@ -30,7 +30,7 @@ def is_held_back(params: SamplingParams | None) -> bool:
     """Whether an answer with these parameters is sent when it is whole."""
     if params is None or params.output_kind != RequestOutputKind.FINAL_ONLY or params.stop:
         return False
-    return params.logprobs is None or SUMMED.items() <= (params.extra_args or {}).items()
+    return SUMMED.items() <= (params.extra_args or {}).items()
 
 
 class HoldingBack(Scheduler):
