@@ -35,7 +35,7 @@ ENGINE = {"dtype": "bfloat16", "max_model_len": 512, "max_num_seqs": 64, "enforc
 WIDE = {
     "hidden_size": 384,
     "intermediate_size": 1152,
-    "num_hidden_layers": 6,
+    "num_hidden_layers": 4,
     "num_attention_heads": 6,
     "num_key_value_heads": 3,
     "head_dim": 64,
@@ -133,7 +133,7 @@ def _wide_model(folder: Path) -> Path:
         model.model.embed_tokens.weight[:, 0] = 1.0
         for layer in model.model.layers:
             layer.self_attn.o_proj.weight[0] = layer.mlp.down_proj.weight[0] = 0.0
-        model.lm_head.weight[:, 0] = 0.0
+        model.lm_head.weight[:, 0] = model.lm_head.weight[config.eos_token_id] = 0.0
         ids = torch.randint(config.vocab_size, (8, 64))
         carried = model.model(ids).last_hidden_state[..., 0].mean()
         wanted = _sampling().temperature * math.log(config.vocab_size / MEAN_TOKENS)
@@ -175,18 +175,19 @@ def _run_raw(work: Work) -> dict[str, float]:
     options = engine_arguments(_served(work), on_cpu=True)
     options |= {"disable_log_stats": True, "distributed_executor_backend": "uni"}
     llm = LLM(str(work.model), **options)
-    params = sampling_params(_sampling(), seed=0, room=MAX_TOKENS)
-    params.n = SAMPLES
+    params = [sampling_params(_sampling(), seed=n, room=MAX_TOKENS) for n in range(len(inputs))]
+    for of_one in params:
+        of_one.n = SAMPLES
 
-    def answer(part: list[Any]) -> tuple[list[int], float]:
+    def answer(part: slice) -> tuple[list[int], float]:
         started = time.monotonic()
-        outputs = llm.generate(part, params, use_tqdm=False)
+        outputs = llm.generate(inputs[part], params[part], use_tqdm=False)
         seconds = time.monotonic() - started
         return [len(o.token_ids) for output in outputs for o in output.outputs], seconds
 
-    answer(inputs[:WARM_PROMPTS])
+    answer(slice(WARM_PROMPTS))
     count = work.count or FIRST_PROMPTS
-    tokens, seconds = answer(inputs[WARM_PROMPTS : WARM_PROMPTS + count])
+    tokens, seconds = answer(slice(WARM_PROMPTS, WARM_PROMPTS + count))
     return _figures(tokens, seconds) | {"prompts": count}
 
 
