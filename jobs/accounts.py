@@ -11,7 +11,7 @@ from fusion.ingest import DatasetCounts
 from fusion.run import Run
 from fusion.store import Counts, Location, Manifest, add_counts, is_current
 from jobs.sample import Asking, settled_failures
-from jobs.score import load_answers, reward_wants, unscored, verdict_wants
+from jobs.score import not_stored, reward_wants, stored_answers, verdict_wants
 from jobs.stage import StageClock, write_manifest
 
 _NO_ANSWERS = pl.DataFrame(
@@ -86,18 +86,20 @@ def _check_share(run: Run, failed: pl.Series, asked: int) -> None:
 
 def score_manifest(run: Run, prompts: pl.DataFrame, source_keys: Sequence[str]) -> Manifest:
     """Write the manifest of score: rewards and verdicts of all answers, rewards by source."""
-    answers = load_answers(run, prompts, source_keys)
+    answers = stored_answers(run, prompts, source_keys)
     rewards, verdicts = reward_wants(run.recipe, answers), verdict_wants(run.recipe, answers)
     wanted = pl.concat(w.select("score_id", "partition") for w in (rewards, verdicts))
-    quarantined = _quarantined(run, "score", wanted["score_id"])
-    results = wanted.height - unscored(run, wanted).height - sum(quarantined.values())
+    failed = not_stored(run, wanted)["score_id"]
     by_scorer = wanted.group_by("partition").len().sort("partition")
     return _write(
         run,
         "score",
         inputs={key: str(count) for key, count in by_scorer.iter_rows()},
         counts=Counts(
-            entered=wanted.height, results=results, quarantined=quarantined, unit="scores"
+            entered=wanted.height,
+            results=wanted.height - len(failed),
+            quarantined=_quarantined(run, "score", failed),
+            unit="scores",
         ),
         yields=_reward_statistics(run, rewards),
     )

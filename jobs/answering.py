@@ -21,7 +21,7 @@ from jobs.progress import Progress
 from jobs.rating import score_rewards
 from jobs.sample import Asking, num_missing, sample
 from jobs.score import STAGE as SCORE
-from jobs.score import load_answers, reward_wants, unscored, verdict_wants
+from jobs.score import reward_wants, stored_answers, unscored, verdict_wants
 from jobs.speeds import measuring
 from jobs.stage import StageClock
 from services.applications import down, serving, start_serve, up
@@ -115,7 +115,7 @@ class Answering:
     def score(self, prompts: pl.DataFrame, source_keys: Sequence[str]) -> None:
         """Score what the store holds of these sources and has no score yet."""
         run, clock = self._run, StageClock()
-        answers = load_answers(run, prompts, source_keys)
+        answers = stored_answers(run, prompts, source_keys)
         verdicts = unscored(run, verdict_wants(run.recipe, answers))
         rewards = unscored(run, reward_wants(run.recipe, answers))
         if verdicts.is_empty() and rewards.is_empty():
@@ -123,7 +123,7 @@ class Answering:
         self._progress.say(f"scoring: {rewards.height} rewards, {verdicts.height} verdicts")
         if not rewards.is_empty():
             self._reward_up()
-            score_rewards(run, answers, rewards)
+            score_rewards(run, rewards)
         score_verdicts(run, verdicts, self._holdings)
         for key in {*rewards["partition"], *verdicts["partition"]}:
             run.shared("scores").partition(key).compact()

@@ -17,14 +17,11 @@ from jobs.datasink import SMALL_CPUS
 from jobs.score import limits
 from jobs.scoring import score_identity, score_rows, score_table
 
-_TASK = ["verifier", "text", "gold", "tests", "entry_point"]
-
 
 def score_verdicts(run: Run, missing: pl.DataFrame, holdings: Holdings) -> None:
     """Check every row with its verifier, code on nodes that declare a sandbox, and commit."""
-    columns = ["score_id", "response_id", "partition", *_TASK]
     for has_code in (True, False):
-        rows = missing.filter((pl.col("verifier") == "code") == has_code).select(columns)
+        rows = missing.filter((pl.col("scorer") == "code") == has_code)
         if not rows.is_empty():
             score_rows(
                 run,
@@ -51,7 +48,7 @@ class _Check:
         ]
         outcomes = self._verifiers.verify(tasks)
         return score_table(
-            score_identity(row, row["verifier"]) | _outcome(outcome)
+            score_identity(row) | _outcome(outcome)
             for row, outcome in zip(rows, outcomes, strict=True)
         )
 

@@ -15,7 +15,7 @@ from jobs.dpo import dpo_checkpoint
 from jobs.models import checkpoint_asking, source_keys
 from jobs.progress import Progress
 from jobs.sample import Asking
-from jobs.score import current_scores, load_answers, scorer_keys
+from jobs.score import current_scores, scorer_keys, stored_answers
 from jobs.sft import sft_checkpoint
 from jobs.stage import StageClock, write_manifest
 
@@ -72,7 +72,8 @@ def run_evaluate(
 
 def _results(run: Run, held_out: pl.DataFrame, keys: dict[str, str]) -> pl.DataFrame:
     """Every model's first answer to each held-out prompt, with reward and verdict."""
-    columns = ["response_id", "prompt_id", "sample_index", "finish_reason", "completion_tokens"]
+    columns = ["response_id", "prompt_id", "sample_index", "text"]
+    columns += ["finish_reason", "completion_tokens"]
     parts = [
         pl.DataFrame(run.shared("responses").partition(key).read(columns)).with_columns(
             model=pl.lit(name)
@@ -80,11 +81,10 @@ def _results(run: Run, held_out: pl.DataFrame, keys: dict[str, str]) -> pl.DataF
         for name, key in keys.items()
     ]
     first = pl.concat(parts).filter(pl.col("sample_index") == 0)
-    answers = load_answers(run, held_out, keys.values())
+    answers = stored_answers(run, held_out, keys.values())
     described = held_out.select("prompt_id", "dataset", "domain")
     return (
-        first.join(answers.select("response_id", "text"), on="response_id")
-        .join(described, on="prompt_id")
+        first.join(described, on="prompt_id")
         .join(current_scores(run, answers), on="response_id", how="left")
         .select(RESULTS.names)
     )

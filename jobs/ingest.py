@@ -35,7 +35,12 @@ def run_ingest(run: Run) -> Manifest:
 
 def load_prompts(run: Run) -> pl.DataFrame:
     """The prompts of a run, in ascending order of prompt_id."""
-    return pl.DataFrame(run.shared("prompts").partition(ingest_key(run.recipe)).read())
+    return pl.DataFrame(prompts_table(run).read())
+
+
+def prompts_table(run: Run) -> Table:
+    """Where the prompts of a run lie, and those of every recipe with the same data sets."""
+    return run.shared("prompts").partition(ingest_key(run.recipe))
 
 
 def _write(run: Run, table: Table, ingested: Ingested) -> None:

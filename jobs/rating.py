@@ -9,13 +9,16 @@ import polars as pl
 import pyarrow as pa
 
 from fusion.errors import CrucibleError, one_line
+from fusion.failures import FAILURES_BEFORE_A_STOP, exceeds
 from fusion.ingest import import_rewards
 from fusion.recipe import Judge, Reward
 from fusion.rewards.judge import Case, JudgeClient
 from fusion.rewards.judgement import Judgement
 from fusion.run import Run
+from jobs.contents import Contents
 from jobs.datasink import SMALL_CPUS
-from jobs.scoring import commit_scores, score_identity, score_rows, score_table
+from jobs.score import PASSING
+from jobs.scoring import IDS, commit_scores, score_identity, score_rows, score_table
 from services.applications import (
     DEATHS,
     PAUSE_AFTER_DEATH_S,
@@ -26,23 +29,19 @@ from services.applications import (
 
 log = logging.getLogger(__name__)
 
-_CONVERSATION = ["score_id", "response_id", "scorer", "partition", "messages", "text"]
 
-
-def score_rewards(run: Run, answers: pl.DataFrame, missing: pl.DataFrame) -> None:
+def score_rewards(run: Run, missing: pl.DataFrame) -> None:
     """Have every missing reward given by its scorer, whose model must be up, and commit it.
-
-    A judge that compares sees an answer beside the others of its source among `answers`.
 
     Raises:
         CrucibleError: the judge's endpoint does not work at all, with its own words.
     """
     for name, reward in run.recipe.rewards.items():
-        rows = missing.filter(pl.col("scorer") == name)
+        rows = missing.filter(pl.col("scorer") == name).select(IDS)
         if rows.is_empty():
             continue
         if reward.judge:
-            _ask_judge(run, reward.judge, str(reward.model), answers, rows)
+            _ask_judge(run, reward.judge, str(reward.model), rows)
         elif reward.served_model:
             _ask_model(run, name, reward, rows)
         else:
@@ -52,14 +51,21 @@ def score_rewards(run: Run, answers: pl.DataFrame, missing: pl.DataFrame) -> Non
 def _given(run: Run, reward: Reward, rows: pl.DataFrame) -> Sequence[Judgement]:
     """Judgements that nothing needs to be asked for."""
     if reward.kind == "imported":
-        return import_rewards(reward, rows, malformed_limit=run.recipe.malformed_limit)
+        answers = rows if "response_id" in reward.fields else _contents(run, rows)
+        return import_rewards(reward, answers, malformed_limit=run.recipe.malformed_limit)
     return [Judgement(reward.value)] * rows.height
+
+
+def _contents(run: Run, rows: pl.DataFrame) -> pl.DataFrame:
+    """The rows with their texts, in the order given."""
+    read = pl.DataFrame(Contents.of(run).read(rows.to_arrow()))
+    return rows.join(read.select("score_id", "text"), on="score_id", maintain_order="left")
 
 
 def _ask_model(run: Run, name: str, reward: Reward, rows: pl.DataFrame) -> None:
     score_rows(
         run,
-        rows.select(_CONVERSATION),
+        rows,
         _Rate,
         concurrency=reward.replicas,
         num_cpus=SMALL_CPUS,
@@ -70,34 +76,22 @@ def _ask_model(run: Run, name: str, reward: Reward, rows: pl.DataFrame) -> None:
     )
 
 
-def _ask_judge(
-    run: Run, judge: Judge, model: str, answers: pl.DataFrame, rows: pl.DataFrame
-) -> None:
-    _check_judge(judge, model, rows)
-    cases = rows.select(*_CONVERSATION, "prompt_id", "source")
-    if judge.comparison == "pairwise":
-        cases = with_others(cases, answers)
+def _ask_judge(run: Run, judge: Judge, model: str, rows: pl.DataFrame) -> None:
+    _check_judge(judge, model, Contents.of(run).read(rows.head(1).to_arrow()))
     score_rows(
         run,
-        cases,
+        rows,
         _AskJudge,
         concurrency=1,
+        has_others=judge.comparison == "pairwise",
         num_cpus=SMALL_CPUS,
-        fn_constructor_args=[judge, model],
+        fn_constructor_args=[judge, model, run.recipe.failures.limit],
     )
 
 
-def with_others(rows: pl.DataFrame, answers: pl.DataFrame) -> pl.DataFrame:
-    """The rows with `others`: what else their source answered to the prompt, other texts only."""
-    texts = answers.group_by("prompt_id", "source").agg(pl.col("text").unique().alias("others"))
-    joined = rows.join(texts, on=["prompt_id", "source"], how="left")
-    own = pl.concat_list("text")
-    return joined.with_columns(pl.col("others").list.set_difference(own).list.sort())
-
-
-def _check_judge(judge: Judge, model: str, rows: pl.DataFrame) -> None:
+def _check_judge(judge: Judge, model: str, rows: pa.Table) -> None:
     """One question before thousands: a judge that cannot be asked stops the stage."""
-    first = rows.row(0, named=True)
+    (first,) = rows.to_pylist()
     case = Case(first["messages"], first["text"], others=["."])
 
     async def ask() -> Judgement:
@@ -113,13 +107,13 @@ def _check_judge(judge: Judge, model: str, rows: pl.DataFrame) -> None:
 
 
 def _commit(run: Run, rows: pl.DataFrame, judgements: Sequence[Judgement]) -> None:
-    pairs = zip(rows.select(_CONVERSATION).iter_rows(named=True), judgements, strict=True)
+    pairs = zip(rows.iter_rows(named=True), judgements, strict=True)
     commit_scores(run, score_table(_score(row, judgement) for row, judgement in pairs))
 
 
 def _score(row: dict[str, object], judgement: Judgement) -> dict[str, object]:
     return {
-        **score_identity(row, str(row["scorer"])),
+        **score_identity(row),
         "reward": judgement.reward,
         "heads": judgement.heads,
         "reason": judgement.reason,
@@ -163,16 +157,28 @@ class _Rate:
 
 
 class _AskJudge:
-    """Asks a judge about every answer of a batch, many at once."""
+    """Asks a judge about every answer of a batch, many at once; one that went away is an error."""
 
-    def __init__(self, judge: Judge, model: str) -> None:
+    def __init__(self, judge: Judge, model: str, limit: float) -> None:
         self._judge = judge
         self._model = model
+        self._limit = limit
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         rows = batch.to_pylist()
         cases = [Case(row["messages"], row["text"], row.get("others") or ()) for row in rows]
-        return score_table(map(_score, rows, asyncio.run(self._judge_all(cases))))
+        judgements = asyncio.run(self._judge_all(cases))
+        self._check(judgements)
+        return score_table(map(_score, rows, judgements))
+
+    def _check(self, judgements: Sequence[Judgement]) -> None:
+        failed = [j for j in judgements if j.failure in PASSING]
+        if exceeds(len(failed), max(len(judgements), FAILURES_BEFORE_A_STOP), self._limit):
+            raise CrucibleError(
+                f"The judge {self._model} at {self._judge.url} failed on {len(failed)} of "
+                f"{len(judgements)} answers and failures.limit is {self._limit:g} "
+                f"({failed[-1].detail}); see that it is up, and start the same command again."
+            )
 
     async def _judge_all(self, cases: Sequence[Case]) -> list[Judgement]:
         async with JudgeClient(self._judge, self._model) as client:

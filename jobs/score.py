@@ -14,6 +14,8 @@ from fusion.verification import Limits, Verifiers
 from fusion.wanted import wanted_rewards, wanted_verdicts
 
 STAGE = "score"
+# Why an answer has no score today and may have one tomorrow: it is asked for again.
+PASSING = {"judge_failed"}
 
 # Of a judge, what changes only how fast or how stubbornly it is asked.
 _NOT_JUDGEMENT = {"key_env", "at_once", "attempts", "timeout_s"}
@@ -67,21 +69,22 @@ def limits(verification: Verification) -> Limits:
     )
 
 
-def load_answers(run: Run, prompts: pl.DataFrame, source_keys: Iterable[str]) -> pl.DataFrame:
-    """The stored answers of some sources to these prompts, joined with the prompts' columns."""
-    columns = ["response_id", "prompt_id", "source", "text"]
+def stored_answers(run: Run, prompts: pl.DataFrame, source_keys: Iterable[str]) -> pl.DataFrame:
+    """The stored answers of some sources to these prompts, with what they are checked against.
+
+    Without their texts: those are read where they are scored.
+    """
+    columns = ["response_id", "prompt_id", "source", "source_key"]
     parts = [pl.DataFrame(schema=dict.fromkeys(columns, pl.String))]
     for key in source_keys:
         parts.append(pl.DataFrame(run.shared("responses").partition(key).read(columns)))
-    answers = pl.concat(parts)
-    wanted = ["prompt_id", "messages", "verifier", "gold", "tests", "entry_point"]
-    # Equal answers to one prompt side by side: a batch judges them once.
-    return answers.join(prompts.select(wanted), on="prompt_id").sort("prompt_id", "text")
+    checks = prompts.select("prompt_id", "verifier", "gold", "tests", "entry_point")
+    return pl.concat(parts).join(checks, on="prompt_id")
 
 
 def reward_wants(recipe: Recipe, answers: pl.DataFrame) -> pl.DataFrame:
     """The answers once for each of the recipe's rewards: with scorer, score_id and partition."""
-    parts = [answers.clear().with_columns(*map(_empty, ("score_id", "scorer", "partition")))]
+    parts = [_no_wants(answers)]
     for name, reward in recipe.rewards.items():
         key = reward_key(name, reward)
         wanted = wanted_rewards(answers, key)
@@ -89,25 +92,34 @@ def reward_wants(recipe: Recipe, answers: pl.DataFrame) -> pl.DataFrame:
     return pl.concat(parts)
 
 
-def _empty(column: str) -> pl.Expr:
-    return pl.lit("").alias(column)
-
-
 def verdict_wants(recipe: Recipe, answers: pl.DataFrame) -> pl.DataFrame:
-    """The answers that a verifier can judge, with score_id and partition of the verdict."""
-    parts = [answers.clear().with_columns(score_id=pl.lit(""), partition=pl.lit(""))]
+    """The answers that a verifier can judge, with scorer, score_id and partition of the verdict."""
+    parts = [_no_wants(answers)]
     for (verifier,), group in answers.drop_nulls("verifier").group_by("verifier"):
         key = verifier_key(str(verifier), recipe.verification)
-        parts.append(wanted_verdicts(group, key).with_columns(partition=pl.lit(key)))
+        wanted = wanted_verdicts(group, key)
+        parts.append(wanted.with_columns(scorer=pl.lit(verifier), partition=pl.lit(key)))
     return pl.concat(parts)
 
 
+def _no_wants(answers: pl.DataFrame) -> pl.DataFrame:
+    added = ("score_id", "scorer", "partition")
+    return answers.clear().with_columns(pl.lit("").alias(column) for column in added)
+
+
 def unscored(run: Run, wanted: pl.DataFrame) -> pl.DataFrame:
-    """What of the scores wanted is neither stored nor in quarantine."""
-    settled = run.quarantine(STAGE).ids().to_pylist()
+    """What of the scores wanted is neither stored nor in quarantine for good."""
+    failures = pl.DataFrame(run.quarantine(STAGE).read(["id", "reason"]))
+    settled = failures.filter(~pl.col("reason").is_in(PASSING))["id"]
+    return not_stored(run, wanted).filter(~pl.col("score_id").is_in(settled.implode()))
+
+
+def not_stored(run: Run, wanted: pl.DataFrame) -> pl.DataFrame:
+    """What of the scores wanted is not there, whether it was tried or not."""
+    stored = [pl.Series(dtype=pl.String)]
     for key in wanted["partition"].unique():
-        settled += run.shared("scores").partition(key).ids().to_pylist()
-    return wanted.filter(~pl.col("score_id").is_in(pl.Series(settled, dtype=pl.String).implode()))
+        stored.append(pl.Series(run.shared("scores").partition(key).ids(), dtype=pl.String))
+    return wanted.filter(~pl.col("score_id").is_in(pl.concat(stored).implode()))
 
 
 def current_scores(run: Run, answers: pl.DataFrame) -> pl.DataFrame:

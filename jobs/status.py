@@ -9,7 +9,7 @@ from jobs.accounts import total_seconds
 from jobs.ingest import load_prompts
 from jobs.models import run_askings
 from jobs.sample import num_missing
-from jobs.score import load_answers, reward_wants, unscored, verdict_wants
+from jobs.score import reward_wants, stored_answers, unscored, verdict_wants
 
 
 def status_table(run: Run) -> Table:
@@ -57,7 +57,7 @@ def _in_part(run: Run, stage: str) -> tuple[str, ...] | None:
         entered = sum(a.wanted().height for a in askings)
         left = sum(num_missing(run, a) for a in askings)
     else:
-        answers = load_answers(run, prompts, dict.fromkeys(a.source_key for a in askings))
+        answers = stored_answers(run, prompts, dict.fromkeys(a.source_key for a in askings))
         wants = [reward_wants(run.recipe, answers), verdict_wants(run.recipe, answers)]
         entered = sum(w.height for w in wants)
         left = sum(unscored(run, w).height for w in wants)

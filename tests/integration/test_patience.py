@@ -1,10 +1,12 @@
 """Sources that fail, die and stay away: real Ray, Serve and files, engines that act a part."""
 
+import json
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
 import pytest
 from ray import serve
 
@@ -12,11 +14,13 @@ from cluster.connection import connected
 from fusion.errors import CrucibleError
 from fusion.identity import response_id, sampling_seed
 from fusion.recipe import Engine, Recipe, Sampling
+from fusion.records import RESPONSES
 from fusion.rewards.judgement import Judgement
 from fusion.run import Run
+from jobs.ingest import load_prompts, run_ingest
 from jobs.rating import score_rewards
 from jobs.sample import Asking, missing_requests, sample
-from jobs.score import reward_wants
+from jobs.score import reward_wants, stored_answers
 from services.answers import Answer, Finished, Manner, SampleRequest
 from services.applications import (
     reward_application_name,
@@ -106,7 +110,12 @@ def asked(ray_is_up, tmp_path, request):
 
 
 def _recipe(part: str, folder: Path) -> dict:
-    dataset = {"name": "d", "path": "d.jsonl", "domain": "math", "fields": {"prompt": "q"}}
+    dataset = {
+        "name": "d",
+        "path": str(folder / "d.jsonl"),
+        "domain": "math",
+        "fields": {"prompt": "q"},
+    }
     model = {"model": "m", "revision": "v1"}
     return {
         "name": f"patience-{part}",
@@ -147,18 +156,30 @@ def test_a_source_that_stays_away_ends_sampling_with_one_sentence(asked):
 
 def test_a_reward_model_that_dies_twice_gives_every_reward_in_the_end(ray_is_up, tmp_path):
     run = Run(Recipe.model_validate(_recipe("reward", tmp_path)))
-    messages = [{"role": "user", "content": "q"}]
-    answers = pl.DataFrame(
-        {
-            "response_id": [response_id("p", "one-key", n) for n in range(PROMPTS)],
-            "prompt_id": "p",
-            "source": "one",
-            "text": [f"answer {n}" for n in range(PROMPTS)],
-            "messages": [messages] * PROMPTS,
-        }
+    (tmp_path / "d.jsonl").write_text(json.dumps({"q": "why?"}) + "\n")
+    run_ingest(run)
+    prompts = load_prompts(run)
+    (prompt,) = prompts["prompt_id"]
+    run.shared("responses").partition("one-key").append(
+        pa.Table.from_pylist(
+            [
+                {
+                    "response_id": response_id(prompt, "one-key", n),
+                    "prompt_id": prompt,
+                    "source": "one",
+                    "source_key": "one-key",
+                    "sample_index": n,
+                    "text": f"answer {n}",
+                    "finish_reason": "stop",
+                }
+                for n in range(PROMPTS)
+            ],
+            RESPONSES,
+        )
     )
+    answers = stored_answers(run, prompts, ["one-key"])
     deployment = serve.deployment(Reward, name="Reward").bind(str(tmp_path))
     with serving({reward_application_name(run.recipe.name): deployment}):
-        score_rewards(run, answers, reward_wants(run.recipe, answers))
+        score_rewards(run, reward_wants(run.recipe, answers))
     rewards = run.shared("scores").read(["reward"])["reward"].to_pylist()
     assert rewards == [0.5] * PROMPTS

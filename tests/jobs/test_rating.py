@@ -3,38 +3,47 @@
 import json
 
 import polars as pl
+import pyarrow as pa
 import pytest
 
 from fusion.errors import BadInputError, CrucibleError
 from fusion.identity import prompt_id, response_id
 from fusion.recipe import Recipe
+from fusion.records import QUARANTINE, RESPONSES
 from fusion.run import Run
-from jobs.rating import score_rewards, with_others
-from jobs.score import reward_wants, scorer_keys, unscored
+from jobs.contents import Contents, with_others
+from jobs.ingest import load_prompts, run_ingest
+from jobs.rating import score_rewards
+from jobs.score import not_stored, reward_wants, scorer_keys, stored_answers, unscored
 
 PROMPT = [{"role": "user", "content": "Name a colour."}]
 TEXTS = ("red", "blue", "red", "green")
 
 
+SOURCES = ("one", "one", "one", "two")
+
+
 @pytest.fixture
 def answers() -> pl.DataFrame:
     prompt = prompt_id(PROMPT)
+    keys = [f"{source}-key" for source in SOURCES]
     return pl.DataFrame(
         {
-            "response_id": [response_id(prompt, "one-key", i) for i in range(len(TEXTS))],
+            "response_id": [response_id(prompt, key, i) for i, key in enumerate(keys)],
             "prompt_id": prompt,
-            "source": ["one", "one", "one", "two"],
-            "text": TEXTS,
-            "messages": [PROMPT] * len(TEXTS),
+            "source": SOURCES,
+            "source_key": keys,
         }
     )
 
 
 @pytest.fixture
-def run_with(tmp_path):
-    """Makes a run whose recipe has these scorers."""
+def run_with(tmp_path, answers):
+    """Makes a run whose recipe has these scorers, and that has these answers."""
 
     def make(**keys: object) -> Run:
+        data = tmp_path / "d.jsonl"
+        data.write_text(json.dumps({"p": PROMPT[0]["content"]}) + "\n")
         model = {"model": "org/model", "revision": "v1"}
         recipe = {
             "name": "rated",
@@ -44,19 +53,29 @@ def run_with(tmp_path):
             "datasets": [
                 {
                     "name": "d",
-                    "path": "d.jsonl",
+                    "path": str(data),
                     "domain": "instruction",
                     "fields": {"prompt": "p"},
                 }
             ],
         }
-        return Run(Recipe.model_validate(recipe | keys))
+        run = Run(Recipe.model_validate(recipe | keys))
+        run_ingest(run)
+        for row, text in zip(answers.to_dicts(), TEXTS, strict=True):
+            run.shared("responses").partition(row["source_key"]).append(_response(row, text))
+        return run
 
     return make
 
 
+def _response(row: dict[str, str], text: str) -> pa.Table:
+    """A row of the table of answers."""
+    more = {"sample_index": 0, "text": text, "finish_reason": "stop"}
+    return pa.Table.from_pylist([row | more], schema=RESPONSES)
+
+
 def _score(run: Run, answers: pl.DataFrame) -> pl.DataFrame:
-    score_rewards(run, answers, unscored(run, reward_wants(run.recipe, answers)))
+    score_rewards(run, unscored(run, reward_wants(run.recipe, answers)))
     stored = [
         pl.DataFrame(run.shared("scores").partition(key).read())
         for key in reward_wants(run.recipe, answers)["partition"].unique()
@@ -118,8 +137,42 @@ def test_a_file_of_unusable_rewards_is_refused(run_with, answers, tmp_path, rewa
 
 
 def test_an_answer_is_compared_with_the_other_texts_of_its_source(answers):
-    rows = with_others(answers, answers).sort("source", "text")
+    texts = answers.with_columns(text=pl.Series(TEXTS))
+    rows = with_others(texts, texts).sort("source", "text")
     assert rows["others"].to_list() == [["red"], ["blue"], ["blue"], []]
+
+
+def test_contents_are_read_for_the_ids_asked_for(run_with, answers):
+    contents = Contents.of(run_with(reward={"kind": "constant"}))
+    rows = pl.DataFrame(contents.read(answers[1:].to_arrow()))
+    assert rows["text"].to_list() == ["blue", "green", "red"]
+    assert rows["messages"].to_list() == [PROMPT] * 3
+    assert set(rows["response_id"]) == set(answers["response_id"][1:])
+
+
+def test_contents_with_others_have_the_answers_that_are_not_asked_for(run_with, answers):
+    contents = Contents.of(run_with(reward={"kind": "constant"}), has_others=True)
+    rows = pl.DataFrame(contents.read(answers[1:2].to_arrow()))
+    assert rows.select("text", "others").rows() == [("blue", ["red"])]
+
+
+def test_what_the_driver_knows_of_answers_has_no_text(run_with, answers):
+    run = run_with(reward={"kind": "constant"})
+    known = stored_answers(run, load_prompts(run), answers["source_key"].unique())
+    assert known.height == len(TEXTS)
+    assert not {"text", "messages"} & set(known.columns)
+
+
+def test_an_answer_that_its_judge_failed_on_is_asked_for_again(run_with, answers):
+    run = run_with(reward={"kind": "constant"})
+    wanted = reward_wants(run.recipe, answers)
+    failures = (("judge_failed", "503"), ("judge_unclear", "maybe"))
+    for id_, (reason, detail) in zip(wanted["score_id"], failures, strict=False):
+        row = {"stage": "score", "id": id_, "reason": reason, "detail": detail, "attempts": 1}
+        run.quarantine("score").append(pa.Table.from_pylist([row], QUARANTINE))
+    left = unscored(run, wanted)["score_id"].to_list()
+    assert left == [wanted["score_id"][0], *wanted["score_id"][2:]]
+    assert not_stored(run, wanted).height == len(TEXTS)
 
 
 def test_a_judge_that_nobody_answers_for_stops_before_any_work(run_with, answers):
