@@ -1,8 +1,9 @@
 """Selection at the published size: 158,667 prompts, 4 sources, 5 answers each (3.17 M answers).
 
-Ours and the peer, the core of the same rules as one DuckDB statement, read the same Parquet files
-in turn, each in a process of its own; seconds and peak memory include the reading. Ours also counts
-the yields and sees that verdicts were given on the gold of today.
+Ours is the stage select on a store of that size, with all that it reads and writes. The peer, the
+core of the same rules as one DuckDB statement, reads the same Parquet files; each is in a process
+of its own, and seconds and peak memory include the reading. Ours also counts the yields, sees that
+verdicts were given on the gold of today and fingerprints and writes the data set with its card.
 """
 
 import argparse
@@ -18,9 +19,11 @@ from typing import Any
 import polars as pl
 
 from fusion.recipe import Recipe
-from fusion.selection import choose, describe, fill
+from fusion.run import Run
 from fusion.selection.answers import REFUSAL
-from fusion.wanted import scores_in_force, wanted_verdicts
+from fusion.store import Table
+from fusion.wanted import wanted_verdicts
+from jobs.select import run_select
 
 # FuseChat-3.0's data sets (arXiv 2503.04222, table 1).
 DATASETS = {
@@ -35,7 +38,8 @@ DATASETS = {
 }
 SOURCES = ("gemma", "mistral", "qwen", "llama")
 SAMPLES = 5
-VERIFIER = "verifier-1"
+REWARD, VERIFIER = "reward-1", "verifier-1"
+PART_ROWS = 50_000  # as the store compacts them
 CHECK = ["prompt_id", "gold", "tests", "entry_point"]
 TARGET_S, TARGET_GIB = 90.0, 6.0
 # DuckDB 2.0.0 cannot finish the statement in the 6 GiB that are ours: out of memory.
@@ -53,10 +57,10 @@ with judged as (
     case p.domain when 'instruction' then 'share' when 'code' then 'overlap'
       else 'pairs_first' end as split,
     array_position(['gemma', 'mistral', 'qwen', 'llama'], r.source) as source_rank
-  from '{folder}/responses/*.parquet' r
-  join '{folder}/prompts.parquet' p using (prompt_id)
-  left join '{folder}/rewards.parquet' s using (response_id)
-  left join '{folder}/verdicts.parquet' v using (response_id)
+  from '{folder}/store/responses/*/*.parquet' r
+  join '{folder}/store/prompts/all/*.parquet' p using (prompt_id)
+  left join '{folder}/store/scores/{reward}/*.parquet' s using (response_id)
+  left join '{folder}/store/scores/{verifier}/*.parquet' v using (response_id)
   where trim(r.text) <> '' and r.finish_reason <> 'length'
     and not regexp_matches(substr(r.text, 1, 200), '{refusal}')
 ), sound as (
@@ -107,13 +111,15 @@ with judged as (
   select response_id from sft union select chosen from preferences
   union select rejected from preferences
 ), texts as materialized (
-  select response_id, text from '{folder}/responses/*.parquet' semi join picked using (response_id)
+  select response_id, text from '{folder}/store/responses/*/*.parquet'
+  semi join picked using (response_id)
 )
 select 'sft' as table_name, s.prompt_id, p.messages, c.text as chosen_text, null as rejected_text
-from sft s join '{folder}/prompts.parquet' p using (prompt_id) join texts c using (response_id)
+from sft s join '{folder}/store/prompts/all/*.parquet' p using (prompt_id)
+join texts c using (response_id)
 union all
 select 'preferences', f.prompt_id, p.messages, c.text, r.text
-from preferences f join '{folder}/prompts.parquet' p using (prompt_id)
+from preferences f join '{folder}/store/prompts/all/*.parquet' p using (prompt_id)
 join texts c on c.response_id = f.chosen join texts r on r.response_id = f.rejected
 order by 1, 2
 """
@@ -125,7 +131,7 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="Share of the published prompts.")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        _in_process(_generate, folder, options.scale)
+        answers = _in_process(_generate, folder, options.scale)["answers"]
         ours = _in_process(_run_ours, folder)
         print(f"ours: {ours}", flush=True)
         peer = _in_process(_run_peer, folder)
@@ -139,13 +145,12 @@ def main() -> None:
         cells = f"{f['ours']:>9.2f}{f['peer']:>9.2f}{f['ratio']:>7.2f}"
         print(f"{name:<14}{cells}  {f['unit']:<4}  {f['target']:<6}  {f['met']}")
     context = {
-        "answers": ours["answers"],
+        "answers": answers,
         "sft": ours["sft"],
         "preferences": ours["preferences"],
         "same_rows_as_peer": same,
         "cpu_seconds": {"ours": round(ours["cpu_s"], 1), "peer": round(peer["cpu_s"], 1)},
-        "yields_counted": {"ours": True, "peer": False},
-        "gold_checked": {"ours": True, "peer": False},
+        "written_and_accounted_for": {"ours": True, "peer": False},
     }
     print(json.dumps({"name": "selection", "figures": figures, "context": context}))
 
@@ -162,7 +167,7 @@ def _in_process(work: Callable[..., dict[str, Any]], *arguments: Any) -> dict[st
 
 
 def _generate(folder: str, scale: float) -> dict[str, Any]:
-    """Prompts, one file of answers a source, rewards and verdicts; the same every time."""
+    """A store with prompts, answers, rewards and verdicts; the same every time."""
     prompts = pl.concat(
         pl.DataFrame({"number": range(round(size * scale))}).with_columns(
             dataset=pl.lit(name), domain=pl.lit(domain)
@@ -177,18 +182,28 @@ def _generate(folder: str, scale: float) -> dict[str, Any]:
         messages=pl.concat_list(
             pl.struct(role=pl.lit("user"), content=pl.lit("Question ").add(pl.col("dataset")))
         ),
+        dedupe_key=pl.col("number").cast(pl.String),
+        split=pl.lit("train"),
+        language=pl.lit("en"),
+        origin=pl.lit("generated"),
     )
-    prompts.drop("number").write_parquet(f"{folder}/prompts.parquet")
-    (Path(folder) / "responses").mkdir()
-    rewards, verdicts = [], []
+    run = Run(_recipe(folder))
+    _store(run.shared("prompts").partition("all"), prompts)
     for source in SOURCES:
         answers = _answers(prompts, source)
-        answers.drop("draw", "domain").write_parquet(f"{folder}/responses/{source}.parquet")
-        rewards.append(_rewards(answers))
-        verdicts.append(_verdicts(answers.join(prompts.select(CHECK), on="prompt_id")))
-    pl.concat(rewards).write_parquet(f"{folder}/rewards.parquet")
-    pl.concat(verdicts).write_parquet(f"{folder}/verdicts.parquet")
-    return {}
+        _store(run.shared("responses").partition(source), answers)
+        _store(run.shared("scores").partition(REWARD), _rewards(answers))
+        checked = answers.join(prompts.select(CHECK), on="prompt_id")
+        _store(run.shared("scores").partition(VERIFIER), _verdicts(checked))
+    return {"answers": prompts.height * len(SOURCES) * SAMPLES}
+
+
+def _store(table: Table, rows: pl.DataFrame) -> None:
+    """Parts of a table, null in the columns that the rows lack."""
+    missing = {name: pl.lit(None) for name in table.schema.names if name not in rows.columns}
+    whole = rows.with_columns(**missing).select(table.schema.names)
+    for part in whole.iter_slices(PART_ROWS):
+        table.append(part.to_arrow().cast(table.schema))
 
 
 def _answers(prompts: pl.DataFrame, source: str) -> pl.DataFrame:
@@ -199,7 +214,9 @@ def _answers(prompts: pl.DataFrame, source: str) -> pl.DataFrame:
     samples = pl.DataFrame({"sample_index": range(SAMPLES)}, {"sample_index": pl.Int32})
     crossed = prompts.select("prompt_id", "domain").join(samples, how="cross")
     key = pl.concat_str("prompt_id", pl.lit(source), "sample_index")
-    answers = crossed.with_columns(source=pl.lit(source), response_id=_hex(key), draw=key.hash())
+    answers = crossed.with_columns(
+        source=pl.lit(source), source_key=pl.lit(source), response_id=_hex(key), draw=key.hash()
+    )
     filler = pl.lit("All work and no play makes a model a dull answerer of questions. " * 40)
     kind = pl.col("draw") % 1000
     own = pl.col("response_id") + filler.str.slice(
@@ -224,16 +241,19 @@ def _answers(prompts: pl.DataFrame, source: str) -> pl.DataFrame:
 def _rewards(answers: pl.DataFrame) -> pl.DataFrame:
     """Rewards of every domain but Chinese, between 0 and 0.2; 0.1 % are missing."""
     step = (pl.col("draw") // 7) % 10_000
-    reward = pl.when(step > 9_989).then(None).otherwise(0.05 + step / 100_000)
-    scored = answers.filter(pl.col("domain") != "chinese")
-    return scored.select("response_id", reward=reward)
+    scored = answers.filter((pl.col("domain") != "chinese") & (step <= 9_989))
+    score_id = _hex(pl.concat_str("response_id", pl.lit(REWARD)))
+    by = {"scorer": pl.lit("reward"), "scorer_key": pl.lit(REWARD)}
+    return scored.select("response_id", score_id=score_id, reward=0.05 + step / 100_000, **by)
 
 
 def _verdicts(answers: pl.DataFrame) -> pl.DataFrame:
     is_right = (pl.col("draw") // 13) % 100 < 60
     verdict = pl.when(is_right).then(pl.lit("correct")).otherwise(pl.lit("wrong"))
     checked = answers.filter(pl.col("domain").is_in(["math", "code"]))
-    return wanted_verdicts(checked, VERIFIER).select("score_id", "response_id", verdict=verdict)
+    by = {"scorer": pl.lit("math"), "scorer_key": pl.lit(VERIFIER)}
+    wanted = wanted_verdicts(checked, VERIFIER)
+    return wanted.select("score_id", "response_id", verdict=verdict, **by)
 
 
 def _hex(key: pl.Expr) -> pl.Expr:
@@ -243,31 +263,22 @@ def _hex(key: pl.Expr) -> pl.Expr:
 
 
 def _run_ours(folder: str) -> dict[str, Any]:
+    run = Run(_recipe(folder))
     started = time.perf_counter()
-    prompts = pl.read_parquet(f"{folder}/prompts.parquet")
-    files = [f"{folder}/responses/{source}.parquet" for source in SOURCES]
-    described = pl.concat(describe(pl.read_parquet(file)) for file in files)
-    rewards = pl.read_parquet(f"{folder}/rewards.parquet")
-    answers = described.select("response_id", "prompt_id")
-    answers = answers.join(prompts.select(CHECK), on="prompt_id")
-    verdicts = scores_in_force(pl.read_parquet(f"{folder}/verdicts.parquet"), answers, VERIFIER)
-    scores = pl.concat([rewards, verdicts], how="diagonal")
-    choice = choose(_recipe(), prompts, described, scores)
-    wanted = choice.response_ids().implode()
-    texts = pl.scan_parquet(files).filter(pl.col("response_id").is_in(wanted))
-    selected = fill(choice, prompts, texts.select("response_id", "text").collect())
+    prompts = pl.DataFrame(run.shared("prompts").partition("all").read())
+    done = run_select(run, prompts, dict(zip(SOURCES, SOURCES, strict=True)), [REWARD, VERIFIER])
     seconds = time.perf_counter() - started
-    counts = {"sft": selected.sft.height, "preferences": selected.preferences.height}
     figures = {"seconds": seconds, "cpu_s": time.process_time(), "gib": _peak_gib()}
-    figures |= {"answers": described.height, **counts}
+    figures |= done.extra
+    sft, preferences = (pl.DataFrame(t.read()) for t in (run.sft(), run.preferences()))
     lines = [
         f"sft {row['prompt_id']} {row['messages'][-1]['content']}"
-        for row in selected.sft.iter_rows(named=True)
+        for row in sft.iter_rows(named=True)
     ]
     lines += [
         f"preferences {row['prompt_id']} {row['chosen'][0]['content']} "
         f"{row['rejected'][0]['content']}"
-        for row in selected.preferences.iter_rows(named=True)
+        for row in preferences.iter_rows(named=True)
     ]
     _write_lines(Path(folder) / "ours.txt", lines)
     return figures
@@ -280,7 +291,7 @@ def _run_peer(folder: str) -> dict[str, Any]:
     connection = duckdb.connect(f"{folder}/peer.duckdb")
     connection.execute(f"set memory_limit = '{PEER_GIB}GiB'")
     connection.execute("set preserve_insertion_order = false")
-    rows = connection.sql(PEER.format(folder=folder, refusal=REFUSAL)).to_arrow_table()
+    rows = connection.sql(_statement(folder)).to_arrow_table()
     seconds = time.perf_counter() - started
     figures = {"seconds": seconds, "cpu_s": time.process_time(), "gib": _peak_gib()}
     lines = [
@@ -292,20 +303,25 @@ def _run_peer(folder: str) -> dict[str, Any]:
     return figures
 
 
+def _statement(folder: str) -> str:
+    return PEER.format(folder=folder, refusal=REFUSAL, reward=REWARD, verifier=VERIFIER)
+
+
 def _write_lines(path: Path, lines: list[str]) -> None:
     """What was picked, so that both can be held against each other."""
     path.write_text("\n".join(sorted(lines)))
 
 
-def _recipe() -> Recipe:
+def _recipe(folder: str) -> Recipe:
+    asked = {"path": "p", "fields": {"prompt": "prompt"}, "samples": SAMPLES}
     return Recipe.model_validate(
         {
             "name": "benchmark",
+            "storage": folder,
             "target": {"model": "target"},
             "sources": [{"name": name, "model": name} for name in SOURCES],
             "datasets": [
-                {"name": name, "path": "p", "domain": domain, "fields": {"prompt": "prompt"}}
-                for name, (domain, _) in DATASETS.items()
+                {"name": name, "domain": domain} | asked for name, (domain, _) in DATASETS.items()
             ],
             "reward": {"model": "reward"},
         }
