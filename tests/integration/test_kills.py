@@ -52,16 +52,19 @@ def _kill(victim: str, process, chance: random.Random) -> bool:
     return bool(found)
 
 
-def _killed_until_done(run: WatchedRun, victims, chance: random.Random, most: int) -> list[str]:
-    """Start the command again and again, killing meanwhile, until it ends well; who was killed."""
-    killed: list[str] = []
+def _killed_until_done(run: WatchedRun, victims, chance: random.Random, most: int) -> list[bool]:
+    """Start the command again and again, killing meanwhile, until it ends well.
+
+    For every kill, whether it came while answers were scored.
+    """
+    killed: list[bool] = []
     for _ in range(most + 1):
         with run.started() as process:
             while _until_it_moves(run, process) and len(killed) < most:
                 time.sleep(chance.uniform(0, 5))
                 victim = next(victims)
                 if process.poll() is None and _kill(victim, process, chance):
-                    killed.append(victim)
+                    killed.append(run.activity[1] > 0)
                     print(f"killed {victim} at {run.activity}", flush=True)
             output, _ = process.communicate(timeout=600)
         if process.returncode == 0:
@@ -72,16 +75,30 @@ def _killed_until_done(run: WatchedRun, victims, chance: random.Random, most: in
 def test_every_answer_and_score_is_there_once_however_often_it_was_killed(tmp_path):
     chance = random.Random(SEED)
     victims = itertools.cycle(VICTIMS)
-    num_killed = 0
+    num_killed = num_while_scoring = 0
     for number in itertools.count():
         storage = tmp_path / str(number)
         storage.mkdir()
         run = WatchedRun(storage, ("ingest", "sample", "score"), _recipe(storage))
-        num_killed += len(_killed_until_done(run, victims, chance, KILLS - num_killed))
+        killed = _killed_until_done(run, victims, chance, KILLS - num_killed)
+        num_killed += len(killed)
+        num_while_scoring += sum(killed)
         answers = run.stored_ids("responses", "response_id")
         assert len(answers) == len(set(answers)) == WANTED
         assert not run.generated_again()
-        scored = run.stored_ids("scores", "response_id")
-        assert set(scored) == set(answers)
+        assert sorted(_rows(run, "scores", "response_id", "scorer")) == _wanted_scores(run)
         if num_killed >= KILLS:
             break
+    assert 0 < num_while_scoring < num_killed, "not every stage was hit: take another CRUCIBLE_SEED"
+
+
+def _wanted_scores(run: WatchedRun) -> list[tuple[str, str]]:
+    """response_id and scorer: every answer once by the reward, and by its prompt's verifier."""
+    verifiers = dict(_rows(run, "prompts", "prompt_id", "verifier"))
+    answers = _rows(run, "responses", "response_id", "prompt_id")
+    scorers = [(id_, "reward") for id_, _ in answers]
+    return sorted(scorers + [(id_, verifiers[p]) for id_, p in answers if verifiers[p]])
+
+
+def _rows(run: WatchedRun, table: str, *columns: str) -> list[tuple[str, str]]:
+    return list(zip(*(run.stored_ids(table, column) for column in columns), strict=True))

@@ -71,3 +71,21 @@ def test_what_no_retry_can_help_is_in_quarantine_after_one_attempt(run):
     rows = [row for part in folder.glob("*.parquet") for row in pq.read_table(part).to_pylist()]
     assert {(row["reason"], row["attempts"]) for row in rows} == {("too_long", 1)}
     assert not {row["id"] for row in rows} & {id_ for _, id_ in run.taken()}
+
+
+def test_more_answers_and_another_source_generate_only_what_is_missing(run):
+    before = run.stored_ids("responses", "response_id")
+    recipe = yaml.safe_load(run.recipe.read_text())
+    chinese = {"name": "mistral", "domains": ["chinese"], "engine": {"enable_log_requests": True}}
+    recipe["sources"] = [chinese]
+    recipe["datasets"] += [{"name": "code-train", "samples": 5}]
+    run.recipe.write_text(yaml.safe_dump(recipe))
+    asked = len(run.taken())
+    with run.started() as process:
+        output, _ = process.communicate(timeout=500)
+    assert process.returncode == 0, output[-4000:]
+    after = run.stored_ids("responses", "response_id")
+    assert len(after) == len(set(after)) and set(before) < set(after)
+    assert {id_ for _, id_ in run.taken()[asked:]} == set(after) - set(before)
+    one_more_of_code, of_mistral = 20, 20 + 4 * 5
+    assert len(after) == WANTED + one_more_of_code + of_mistral

@@ -155,7 +155,16 @@ def test_the_same_command_again_generates_and_trains_nothing(storage):
 
 
 def test_another_margin_selects_again_without_sampling(storage):
-    before = _parts(storage)
-    again = _run(storage, "--stage", "select")
+    before, pairs = _parts(storage), _num_pairs(storage)
+    again = _run(storage, "--stage", "select", "--set", "selection.margin.low=1000000000")
+    assert again.returncode != 0 and "is above high" in again.stderr
+    options = ["selection.margin.low=29.99", "selection.margin.high=30.0"]
+    again = _run(storage, "--stage", "select", *(f"--set={option}" for option in options))
     assert again.returncode == 0, again.stderr[-4000:]
     assert _parts(storage) == before
+    assert 0 <= _num_pairs(storage) < pairs
+
+
+def _num_pairs(storage: Path) -> int:
+    parts = (storage / "short" / "dataset" / "preferences").glob("*.parquet")
+    return sum(pq.read_metadata(part).num_rows for part in parts)
