@@ -87,5 +87,5 @@ def test_more_answers_and_another_source_generate_only_what_is_missing(run):
     after = run.stored_ids("responses", "response_id")
     assert len(after) == len(set(after)) and set(before) < set(after)
     assert {id_ for _, id_ in run.taken()[asked:]} == set(after) - set(before)
-    one_more_of_code, of_mistral = 20, 20 + 4 * 5
-    assert len(after) == WANTED + one_more_of_code + of_mistral
+    one_more_of_code, chinese_of_mistral = 20, 20 + 5
+    assert len(after) == WANTED + one_more_of_code + chinese_of_mistral
