@@ -1,6 +1,7 @@
 """Verdicts: answers checked against gold or tests, code where there is a sandbox."""
 
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import polars as pl
@@ -39,7 +40,11 @@ class _Check:
     """Runs the verifiers, whose processes it keeps between batches."""
 
     def __init__(self, bounds: Limits) -> None:
-        self._verifiers = Verifiers(replace(bounds, isolator=isolator()))
+        self._bounds = bounds
+
+    @cached_property
+    def _verifiers(self) -> Verifiers:  # made with the first batch: Ray tells why that fails
+        return Verifiers(replace(self._bounds, isolator=isolator()))
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         rows = batch.to_pylist()

@@ -6,6 +6,7 @@ from typing import Any
 import pyarrow as pa
 from ray.data import Dataset, Datasink
 
+from cluster.ray_data import own_words
 from fusion.store import Table
 
 # Of a write, and of a worker whose rows wait for it: little, so that there is room for both
@@ -58,5 +59,10 @@ class TableSink(Datasink[None]):
 
 
 def commit(dataset: Dataset, sink: TableSink) -> None:
-    """Run a data set's pipeline and commit what comes out of it."""
-    dataset.write_datasink(sink, ray_remote_args={"num_cpus": SMALL_CPUS})
+    """Run a data set's pipeline and commit what comes out of it.
+
+    Raises:
+        CrucibleError: a worker or the storage failed, in the words of where it did.
+    """
+    with own_words():
+        dataset.write_datasink(sink, ray_remote_args={"num_cpus": SMALL_CPUS})

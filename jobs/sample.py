@@ -74,10 +74,10 @@ def sample(run: Run, askings: Sequence[Asking]) -> None:
     by_name: dict[str, list[Asking]] = defaultdict(list)
     for asking in askings:
         by_name[asking.served.name].append(asking)
+    quiet_ray_data()
     parts = [part for members in by_name.values() if (part := _answered(run, members))]
     if not parts:
         return
-    quiet_ray_data()
     first, *others = parts
     dataset = first.union(*others) if others else first
     with contextlib.closing(_faults(dataset)) as faults:  # Ray Data's actors end with it

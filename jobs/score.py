@@ -30,7 +30,8 @@ def _shape(reward: Reward) -> list[Any]:
     if reward.kind == "constant":
         return [reward.kind, reward.value]
     if reward.kind == "imported":
-        return [DataPath(str(reward.path)).fingerprint(), reward.kind, reward.fields]
+        path = DataPath(str(reward.path), reward.revision)
+        return [path.fingerprint(), reward.kind, reward.fields]
     if reward.judge:
         return [reward.model, reward.kind, reward.judge.model_dump(exclude=_NOT_JUDGEMENT)]
     model = model_fingerprint(str(reward.model), reward.revision)

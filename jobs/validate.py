@@ -120,7 +120,7 @@ def _check_reward(name: str, reward: Reward, report: Report) -> None:
     if model := reward.served_model:
         _check_model(what, model, "score", report)
     elif reward.kind == "imported":
-        rows = _first_rows(what, DataPath(str(reward.path)), report)
+        rows = _first_rows(what, DataPath(str(reward.path), reward.revision), report)
         if rows is not None:
             _check_outcomes(what, str(reward.path), map_rewards(reward, rows), report)
     elif reward.judge:

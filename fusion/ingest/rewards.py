@@ -41,7 +41,8 @@ def _read(reward: Reward, malformed_limit: float) -> dict[_Key, float]:
     found: dict[_Key, float] = {}
     malformed = []
     num_rows = 0
-    for outcome in map_rewards(reward, read_rows(DataPath(str(reward.path)))):
+    data = DataPath(str(reward.path), reward.revision)
+    for outcome in map_rewards(reward, read_rows(data)):
         num_rows += 1
         if isinstance(outcome, Malformed):
             malformed.append(outcome)

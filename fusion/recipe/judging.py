@@ -59,7 +59,9 @@ class Reward(Section):
     )
     replicas: PositiveInt = Field(1, description="Copies of the reward model, one GPU each.")
     judge: Judge | None = Field(None, description="For kind judge: where and how it is asked.")
-    path: str | None = Field(None, description="For kind imported: the file of scores.")
+    path: str | None = Field(
+        None, description="For kind imported: the scores, a file or hub data set (hf://)."
+    )
     fields: dict[str, str] = Field(
         {},
         description="For kind imported: where reward stands in a row, and what it judges: "

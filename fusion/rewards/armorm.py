@@ -89,11 +89,21 @@ class ArmoScorer:
             states = self._backbone(input_ids=ids, attention_mask=mask).last_hidden_state
             batch = torch.arange(len(rows), device=self._device)
             last = torch.tensor([len(row) - 1 for row in rows], device=self._device)
-            gated = torch.tensor([gate_position(row) for row in rows], device=self._device)
             objectives = self._objectives(states[batch, last]).float()
-            coefficients = self._gate(states[batch, gated]).float()
+            coefficients = self._coefficients(states, rows)
         rewards = (coefficients * (objectives @ self._transform)).sum(dim=-1)
         return [Scored(r, h) for r, h in zip(rewards.tolist(), objectives.tolist(), strict=True)]
+
+    def _coefficients(self, states: Tensor, rows: Sequence[Sequence[int]]) -> Tensor:
+        """The gate's [rows, objectives], computed once for each prompt among the rows.
+
+        A causal model's state where the answer's header starts is that of the prompt alone.
+        """
+        prompts = [tuple(row[: gate_position(row)]) for row in rows]
+        distinct = list(dict.fromkeys(prompts))
+        firsts = [prompts.index(prompt) for prompt in distinct]
+        gates: Tensor = self._gate(states[firsts, [len(prompt) for prompt in distinct]]).float()
+        return gates[[distinct.index(prompt) for prompt in prompts]]
 
 
 def gate_position(row: Sequence[int]) -> int:

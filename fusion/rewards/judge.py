@@ -9,7 +9,7 @@ import asyncio
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Self
+from typing import NamedTuple, Self
 
 import httpx
 
@@ -45,6 +45,13 @@ class Case:
     others: Sequence[str] = field(default=())
 
 
+class Reply(NamedTuple):
+    """What was read from a judge's reply, and the reply with the seed that brings it again."""
+
+    value: float
+    said: str
+
+
 class JudgeError(CrucibleError):
     """The endpoint gave no usable judgement."""
 
@@ -56,6 +63,8 @@ class JudgeError(CrucibleError):
 class JudgeClient:
     """Asks one model for judgements, many at once, within an `async with` block.
 
+    Equal questions are asked once: two answers that are compared share what was said of them.
+
     Args:
         judge: where and how.
         model: the judge's name at the endpoint.
@@ -65,6 +74,7 @@ class JudgeClient:
         self._judge = judge
         self._model = model
         self._slots = asyncio.Semaphore(judge.at_once)
+        self._asked: dict[str, asyncio.Task[Reply]] = {}
         self._http = httpx.AsyncClient(
             base_url=judge.url.rstrip("/"), timeout=judge.timeout_s, headers=_headers(judge)
         )
@@ -86,8 +96,8 @@ class JudgeClient:
 
     async def _rate(self, case: Case) -> Judgement:
         question = ask_for_rating(self._judge, case.messages, case.answer)
-        rating, reply = await self._ask(question, lambda text: read_rating(self._judge, text))
-        return Judgement(rating, reason=reply)
+        reply = await self._ask(question, lambda text: read_rating(self._judge, text))
+        return Judgement(reply.value, reason=reply.said)
 
     async def _compare(self, case: Case) -> Judgement:
         if not case.others:
@@ -97,23 +107,31 @@ class JudgeClient:
             for other in case.others
             for pair, is_first in (((case.answer, other), True), ((other, case.answer), False))
         ]
-        chosen = await asyncio.gather(*(self._ask(q, read_choice) for q, _ in questions))
+        replies = await asyncio.gather(*(self._ask(q, read_choice) for q, _ in questions))
         wins = [
-            share if is_first else 1 - share
-            for (share, _), (_, is_first) in zip(chosen, questions, strict=True)
+            reply.value if is_first else 1 - reply.value
+            for reply, (_, is_first) in zip(replies, questions, strict=True)
         ]
-        replies = "\n\n".join(reply for _, reply in chosen)
-        return Judgement(sum(wins) / len(wins), reason=replies)
+        said = "\n\n".join(reply.said for reply in replies)
+        return Judgement(sum(wins) / len(wins), reason=said)
 
-    async def _ask(
+    async def _ask(self, question: list[Message], read: Callable[[str], float | None]) -> Reply:
+        key = content_hash(question)
+        if key not in self._asked:
+            self._asked[key] = asyncio.create_task(self._ask_until_clear(question, read))
+        return await self._asked[key]
+
+    async def _ask_until_clear(
         self, question: list[Message], read: Callable[[str], float | None]
-    ) -> tuple[float, str]:
+    ) -> Reply:
+        """A reply that can be read; an attempt's seed is a hash, so that it comes again."""
         failure = detail = ""
         for attempt in range(self._judge.attempts):
             pause_s = 2.0**attempt
+            seed = sampling_seed(content_hash([question, attempt]))
             try:
                 async with self._slots:
-                    reply = await self._complete(question, attempt)
+                    text = await self._complete(question, seed)
             except httpx.TransportError as error:
                 failure, detail = "judge_failed", f"{type(error).__name__}: {error}"
             except httpx.HTTPStatusError as error:
@@ -123,22 +141,21 @@ class JudgeClient:
                     break
                 pause_s = _retry_after_s(response, pause_s)
             else:
-                if (value := read(reply)) is not None:
-                    return value, reply
-                failure, detail = "judge_unclear", reply[-200:]
+                if (value := read(text)) is not None:
+                    return Reply(value, f"{text}\n[seed {seed}]")
+                failure, detail = "judge_unclear", text[-200:]
                 continue  # another seed, at once
             if attempt + 1 < self._judge.attempts:
                 await asyncio.sleep(min(pause_s, _LONGEST_PAUSE_S))
         raise JudgeError(failure, detail)
 
-    async def _complete(self, question: list[Message], attempt: int) -> str:
-        """One reply; its seed is a hash of the question and the attempt, so that it comes again."""
+    async def _complete(self, question: list[Message], seed: int) -> str:
         body = {
             "model": self._model,
             "messages": question,
             "temperature": self._judge.temperature,
             "max_tokens": self._judge.max_tokens,
-            "seed": sampling_seed(content_hash([question, attempt])),
+            "seed": seed,
         }
         response = await self._http.post("/chat/completions", json=body)
         response.raise_for_status()

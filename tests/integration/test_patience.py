@@ -1,5 +1,6 @@
 """Sources that fail, die and stay away: real Ray, Serve and files, engines that act a part."""
 
+import asyncio
 import json
 import os
 from collections.abc import AsyncIterator
@@ -8,6 +9,7 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 import pytest
+import ray
 from ray import serve
 
 from cluster.connection import connected
@@ -36,7 +38,7 @@ PROMPTS = 200
 
 
 class Source:
-    """Answers at once, but as its part says: `fails`, `dies`, or `leaves` for good."""
+    """Answers at once, but as its part says: `fails`, is `late`, `dies`, or `leaves` for good."""
 
     def __init__(self, part: str, folder: str) -> None:
         self._part = part
@@ -52,6 +54,8 @@ class Source:
             with self._deaths.open("a") as file:
                 file.write("x")
             os._exit(1)
+        if self._part == "late":
+            await asyncio.sleep(6)
         yield Finished(
             [self._answer(r.prompt_id, w, manner) for r in requests for w in r.wanted], 64
         )
@@ -126,6 +130,19 @@ def _recipe(part: str, folder: Path) -> dict:
         "reward": model,
         "failures": {"limit": 0.3, "wait_s": 8 if part == "leaves" else 120},
     }
+
+
+@pytest.fixture
+def impatient_ray_data():
+    """Ray Data that gives up after a second without output, where it is not told otherwise."""
+    ray.data.DataContext.get_current().execution_no_progress_timeout_s = 1
+
+
+@pytest.mark.parametrize("asked", ["late"], indirect=True)
+def test_a_source_may_be_silent_for_longer_than_ray_data_waits_by_itself(impatient_ray_data, asked):
+    run, asking, error = asked
+    assert error is None
+    assert missing_requests(run, asking).is_empty()
 
 
 @pytest.mark.parametrize("asked", ["fails"], indirect=True)

@@ -278,6 +278,15 @@ def test_imported_rewards_are_mapped(make_recipe: MakeRecipe, tmp_path: Path) ->
         validate(wrong)
 
 
+def test_imported_rewards_of_the_hub_are_taken_at_their_revision(make_recipe: MakeRecipe) -> None:
+    fields = {"response_id": "answer", "reward": "points"}
+    reward = {"kind": "imported", "path": "hf://owner/scores", "model": None, "fields": fields}
+    report = validate(make_recipe(reward={**reward, "revision": "v1"}))
+    assert "the reward: the fields of hf://owner/scores at v1" in report.not_checked
+    with pytest.raises(BadInputError, match="hf://owner/scores has no revision"):
+        validate(make_recipe(reward=reward))
+
+
 def test_a_tracker_that_is_not_installed_is_refused(make_recipe: MakeRecipe) -> None:
     with pytest.raises(BadInputError, match="wandb, which is not installed"):
         validate(make_recipe(dpo={"trackers": ["wandb"]}))

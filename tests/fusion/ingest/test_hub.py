@@ -33,6 +33,15 @@ for case in json.loads(sys.argv[1]):
         print(json.dumps(str(error)))
 """
 
+IMPORT = """
+import polars as pl
+from fusion.ingest import import_rewards
+from fusion.recipe import Reward
+fields = {"reward": "n", "response_id": "q"}
+reward = Reward(kind="imported", path="hf://owner/scores", revision="v1", fields=fields)
+print(import_rewards(reward, pl.DataFrame({"response_id": ["a"]}), malformed_limit=0)[0].reward)
+"""
+
 
 def parquet(records: list[dict[str, Any]]) -> bytes:
     sink = io.BytesIO()
@@ -49,6 +58,7 @@ REPOSITORIES = {
     },
     "owner/chats": {"train.parquet": parquet([{"chat": HISTORY}])},
     "owner/table": {"test.csv": b"q,n\na,1\n"},
+    "owner/scores": {"train.jsonl": b'{"q": "a", "n": 1.5}\n'},
     "owner/damaged": {"train.jsonl": b'{"q": "good"}\n{"q": "\xff"}\n{"q": "fine"}\n'},
     "owner/broken": {"train.parquet": parquet([{"q": "a"}])[:-40]},
 }
@@ -90,6 +100,21 @@ def read(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             if argument is first:
                 outputs.append(list(asked))
     return dict(zip(cases, outputs, strict=True))
+
+
+def test_rewards_are_imported_at_their_revision(tmp_path: Path) -> None:
+    with hub_with(REPOSITORIES) as (endpoint, _):
+        env = os.environ | {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path)}
+        done = subprocess.run(
+            [sys.executable, "-c", IMPORT],
+            env=env | {"PYTHONPATH": str(ROOT)},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+    assert done.stdout == "1.5\n", done.stderr
 
 
 def columns(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

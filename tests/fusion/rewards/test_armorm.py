@@ -76,6 +76,25 @@ def test_batched_score_and_heads_equal_the_formula(folder):
         assert got.heads == pytest.approx(heads, abs=1e-4)
 
 
+def test_answers_of_one_prompt_share_the_gate_and_score_as_they_do_alone(folder):
+    answers = ([70, 71], [72], [70, 71, 73, 74], [75])
+    prompts = ([1, 2], [1, 9], [1, 2], [1, 2])
+    rows = [
+        [*prompt, *ASSISTANT_HEADER, *answer, 128009]
+        for prompt, answer in zip(prompts, answers, strict=True)
+    ]
+    reward = Reward(model=str(folder), kind="armorm", dtype="float32")
+    scorer = ArmoScorer(reward, _Tokenizer(), torch.device("cpu"))
+    gated = []
+    scorer._gate.register_forward_pre_hook(lambda _, states: gated.append(len(states[0])))
+    scored = scorer.score(rows)
+    assert gated == [2]
+    for row, got in zip(rows, scored, strict=True):
+        value, heads = _score_by_hand(folder, row)
+        assert got.reward == pytest.approx(value, abs=1e-4)
+        assert got.heads == pytest.approx(heads, abs=1e-4)
+
+
 def test_gate_reads_the_last_assistant_header():
     assert gate_position([*ASSISTANT_HEADER, 1, *ASSISTANT_HEADER, 2]) == 6
 

@@ -85,7 +85,8 @@ def test_ratings_become_rewards_and_what_was_said_is_kept(endpoint):
     up = endpoint(lambda body: f"Fine. Rating: {7 if 'good text' in str(body) else 2}")
     good, bad = ask(Judge(url=up.url), Case(PROMPT, "good text"), Case(PROMPT, "poor text"))
     assert (good.reward, bad.reward) == (7.0, 2.0)
-    assert good.reason == "Fine. Rating: 7"
+    seeds = {"good text" in str(body): body["seed"] for body in up.bodies}
+    assert good.reason == f"Fine. Rating: 7\n[seed {seeds[True]}]"
     assert {body["model"] for body in up.bodies} == {"wise"}
 
 
@@ -104,6 +105,18 @@ def test_a_judge_that_always_likes_the_first_place_ranks_nothing(endpoint):
     assert rewards == [0.5, 0.5]
 
 
+def test_answers_that_are_compared_with_each_other_are_asked_about_once_in_each_order(endpoint):
+    up = endpoint(longer_is_better)
+    texts = ["x", "xxx", "yy", "zz"]
+    cases = [Case(PROMPT, text, [other for other in texts if other != text]) for text in texts]
+    judgements = ask(Judge(url=up.url, comparison="pairwise"), *cases)
+    assert [j.reward for j in judgements] == pytest.approx([0, 1, 0.5, 0.5])
+    assert len(up.bodies) == len(texts) * (len(texts) - 1)
+    said = [set(re.findall(r"\[seed (\d+)\]", j.reason)) for j in judgements]
+    assert set.union(*said) == {str(body["seed"]) for body in up.bodies}
+    assert all(len(seeds) == 6 for seeds in said) and len(said[0] & said[1]) == 2
+
+
 def test_an_answer_without_others_cannot_be_compared(endpoint):
     up = endpoint(longer_is_better)
     (alone,) = ask(Judge(url=up.url, comparison="pairwise"), Case(PROMPT, "a"))
@@ -113,8 +126,9 @@ def test_an_answer_without_others_cannot_be_compared(endpoint):
 def test_the_same_question_is_asked_with_the_same_seed_a_retry_with_another(endpoint):
     up = endpoint(lambda body: "no idea")
     judge = Judge(url=up.url, attempts=2)
-    (unclear, _) = ask(judge, Case(PROMPT, "a"), Case(PROMPT, "a"))
-    assert unclear.failure == "judge_unclear"
+    for _ in range(2):
+        (unclear, again) = ask(judge, Case(PROMPT, "a"), Case(PROMPT, "a"))
+        assert unclear == again and unclear.failure == "judge_unclear"
     seeds = [body["seed"] for body in up.bodies]
     assert len(seeds) == 4 and len(set(seeds)) == 2
 
