@@ -81,7 +81,7 @@ def _ask_judge(run: Run, judge: Judge, model: str, rows: pl.DataFrame) -> None:
     score_rows(
         run,
         rows,
-        _AskJudge,
+        AskJudge,
         concurrency=1,
         has_others=judge.comparison == "pairwise",
         num_cpus=SMALL_CPUS,
@@ -156,7 +156,7 @@ class _Rate:
                 return judgements
 
 
-class _AskJudge:
+class AskJudge:
     """Asks a judge about every answer of a batch, many at once; one that went away is an error."""
 
     def __init__(self, judge: Judge, model: str, limit: float) -> None:
@@ -165,6 +165,11 @@ class _AskJudge:
         self._limit = limit
 
     def __call__(self, batch: pa.Table) -> pa.Table:
+        """The score_table of a batch.
+
+        Raises:
+            CrucibleError: the judge failed on more of it than the limit allows.
+        """
         rows = batch.to_pylist()
         cases = [Case(row["messages"], row["text"], row.get("others") or ()) for row in rows]
         judgements = asyncio.run(self._judge_all(cases))

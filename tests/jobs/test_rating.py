@@ -8,13 +8,14 @@ import pytest
 
 from fusion.errors import BadInputError, CrucibleError
 from fusion.identity import prompt_id, response_id
-from fusion.recipe import Recipe
+from fusion.recipe import Judge, Recipe
 from fusion.records import QUARANTINE, RESPONSES
 from fusion.run import Run
 from jobs.contents import Contents, with_others
 from jobs.ingest import load_prompts, run_ingest
-from jobs.rating import score_rewards
+from jobs.rating import AskJudge, score_rewards
 from jobs.score import not_stored, reward_wants, scorer_keys, stored_answers, unscored
+from jobs.scoring import IDS
 
 PROMPT = [{"role": "user", "content": "Name a colour."}]
 TEXTS = ("red", "blue", "red", "green")
@@ -205,3 +206,24 @@ def test_a_judge_that_nobody_answers_for_stops_before_any_work(run_with, answers
 def test_a_reward_that_lacks_what_its_kind_needs_is_refused(run_with, keys, words):
     with pytest.raises(ValueError, match=words):
         run_with(**keys)
+
+
+@pytest.fixture
+def asker():
+    """Asks a judge at whose address nobody answers."""
+    return AskJudge(Judge(url="http://127.0.0.1:9/v1", attempts=1), "wise", limit=0.1)
+
+
+def _cases(number: int) -> pa.Table:
+    row = dict.fromkeys(IDS, "x") | {"messages": PROMPT, "text": "red"}
+    return pa.Table.from_pylist([row | {"score_id": str(i)} for i in range(number)])
+
+
+def test_a_judge_that_goes_away_stops_the_stage(asker):
+    with pytest.raises(CrucibleError, match="failed on 20 of 20 answers"):
+        asker(_cases(20))
+
+
+def test_a_few_failures_of_a_judge_are_written_down(asker):
+    scores = asker(_cases(5))
+    assert scores["failure"].to_pylist() == ["judge_failed"] * 5
