@@ -219,7 +219,9 @@ def _finished(name: str, number: int) -> list[tuple[float, int]]:
     """The ends of all answers, from all replicas; a call reaches any one of them."""
     seen: dict[tuple[float, int], None] = {}
     deadline = time.monotonic() + 60
-    while len(seen) < number and time.monotonic() < deadline:
+    while len(seen) < number:
+        if time.monotonic() > deadline:
+            raise SystemExit(f"the engines told of {len(seen)} ends of {number} answers in 60 s")
         seen |= dict.fromkeys(map(tuple, handle(name).finished.remote(0).result()))
     return sorted(seen)
 

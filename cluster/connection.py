@@ -40,6 +40,8 @@ class Holdings:
     memory_gib: float
     sandbox_nodes: int
     gpu_nodes: tuple[Node, ...] = ()
+    node_gib: tuple[float, ...] = ()
+    """Memory of each node that works; empty where only their sum is known."""
 
     def without_gpus(self) -> "Holdings":
         """The same without its GPUs."""
@@ -57,6 +59,7 @@ def holdings_of(nodes: Sequence[Node]) -> Holdings:
         memory_gib=sum(node.memory_gib for node in working),
         sandbox_nodes=sum(node.has_sandbox for node in nodes),
         gpu_nodes=tuple(node for node in nodes if node.gpus),
+        node_gib=tuple(node.memory_gib for node in working),
     )
 
 
@@ -174,8 +177,9 @@ def _cluster_holdings() -> Holdings:
 def _machine_holdings() -> Holdings:
     """What this machine has, or the container that this runs in may use of it."""
     declared = _cluster_holdings()
-    memory = min(psutil.virtual_memory().total, _container_limit())
-    return replace(declared, cores=len(os.sched_getaffinity(0)), memory_gib=memory / GIB)
+    memory = min(psutil.virtual_memory().total, _container_limit()) / GIB
+    cores = len(os.sched_getaffinity(0))
+    return replace(declared, cores=cores, memory_gib=memory, node_gib=(memory,))
 
 
 def _container_limit() -> float:

@@ -48,8 +48,11 @@ def lay_out(
     settings: Cluster,
     *,
     at_once: int | None = None,
+    reward_is_up: bool = False,
 ) -> Layout:
     """Sizes, replicas and waves of some models, with the reward models beside them if they may.
+
+    Reward models that are up already lie on GPUs that nobody chose for the waves.
 
     Raises:
         DoesNotFitError: the first model that exceeds the cluster even alone.
@@ -58,7 +61,8 @@ def lay_out(
     needs = [_need(model, splits[model.name], holdings) for model in models]
     beside = [reward_need(n, r, holdings, settings) for n, r in served_rewards(rewards).items()]
     work = {m.name: _weight_of_work(m, splits[m.name], settings) for m in models}
-    return Layout(splits, pack(needs, beside, holdings, at_once=at_once, work=work))
+    packed = pack(needs, beside, holdings, at_once=at_once, work=work, beside_is_up=reward_is_up)
+    return Layout(splits, packed)
 
 
 def misfits(

@@ -1,13 +1,13 @@
 """Pack models into waves: which are up together and where, so that nothing is oversubscribed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cluster.connection import Holdings
 from cluster.nodes import Node
 from fusion.errors import DoesNotFitError
 
-# What Ray, the driver and the Ray Data actors take on a machine of their own.
+# What Ray, the driver and the Ray Data actors take of a node.
 BASE_GIB = 3.0
 
 
@@ -15,8 +15,8 @@ BASE_GIB = 3.0
 class Need:
     """What one model needs while it is up.
 
-    An engine is `groups` groups of `group` GPUs; a group lies on one node. On CPU it needs
-    memory instead.
+    An engine is `groups` groups of `group` GPUs; a group lies on one node. On CPU each replica
+    needs memory of one node instead.
     """
 
     name: str
@@ -34,13 +34,16 @@ class Need:
         return self.group * self.groups * self.replicas
 
 
+Places = Mapping[str, tuple[str, ...]]
+"""Name of a model -> the node of each of its groups."""
+
+
 @dataclass(frozen=True)
 class Wave:
     """Models that are up together, their replicas, and the nodes on which their GPUs are."""
 
     replicas: Mapping[str, int]
-    nodes: Mapping[str, tuple[str, ...]]
-    """Name of a model -> the node of each of its groups."""
+    nodes: Places
 
     @property
     def names(self) -> list[str]:
@@ -63,8 +66,12 @@ def pack(
     *,
     at_once: int | None = None,
     work: Mapping[str, float] | None = None,
+    beside_is_up: bool = False,
 ) -> Packed:
     """The waves with the models of `beside` up all the time, or without where that needs fewer.
+
+    Models of one wave come up together with those of `beside`, the largest groups first. Once these
+    are up, a wave has to fit wherever they lie.
 
     Args:
         needs: The models to pack.
@@ -72,6 +79,7 @@ def pack(
         holdings: What the cluster holds.
         at_once: Most models in a wave; by default as many as fit.
         work: How much each model has to do, in any unit; replicas go where most is left.
+        beside_is_up: Whether the models of `beside` may be up before the first wave is.
 
     Raises:
         DoesNotFitError: a model exceeds the cluster even alone.
@@ -79,8 +87,11 @@ def pack(
     for need in (*needs, *beside):
         check_alone(need, holdings)
     apart = pack_waves(needs, [], holdings, at_once=at_once, work=work)
+    came_before = beside_is_up or len(apart) > 1
     try:
-        together = pack_waves(needs, beside, holdings, at_once=at_once, work=work)
+        together = pack_waves(
+            needs, beside, holdings, at_once=at_once, work=work, came_before=came_before
+        )
     except DoesNotFitError:
         return Packed(tuple(apart), has_beside=False)
     if len(together) > len(apart):
@@ -95,26 +106,35 @@ def pack_waves(
     *,
     at_once: int | None = None,
     work: Mapping[str, float] | None = None,
+    came_before: bool = False,
 ) -> list[Wave]:
     """The models of each wave, in the order given, first wave that has room.
 
-    GPUs that a wave leaves idle become further replicas of its models that may grow.
+    GPUs that a wave leaves idle become further replicas of its models that may grow. Where the
+    models of `beside` came before, a wave fits wherever they lie.
 
     Raises:
         DoesNotFitError: a model has no room even alone beside those that stay up.
     """
+
+    def placed(wave: Sequence[Need]) -> Places | None:
+        if came_before and not _leaves_room(beside, wave, holdings):
+            return None
+        return _placed([*wave, *beside], holdings)
+
     most = at_once or len(needs)
     waves: list[list[Need]] = []
     for need in needs:
-        if _placed([need], beside, holdings) is None:
+        if placed([need]) is None:
             raise DoesNotFitError(_no_room(need, beside, holdings))
         for wave in waves:
-            if len(wave) < most and _placed([*wave, need], beside, holdings) is not None:
+            if len(wave) < most and placed([*wave, need]) is not None:
                 wave.append(need)
                 break
         else:
             waves.append([need])
-    return [_wave(_grown(wave, beside, holdings, work or {}), beside, holdings) for wave in waves]
+    grown = [_grown(wave, placed, work or {}) for wave in waves]
+    return [_wave(wave, placed(wave) or {}) for wave in grown]
 
 
 def check_alone(need: Need, holdings: Holdings) -> None:
@@ -123,21 +143,21 @@ def check_alone(need: Need, holdings: Holdings) -> None:
     Raises:
         DoesNotFitError: it does not.
     """
-    if _placed([need], [], holdings) is None:
+    if _placed([need], holdings) is None:
         raise DoesNotFitError(_no_room(need, [], holdings))
 
 
-def _wave(wave: Sequence[Need], beside: Sequence[Need], holdings: Holdings) -> Wave:
-    placed = _placed(wave, beside, holdings) or {}
-    names = [need.name for need in wave]
+def _wave(wave: Sequence[Need], placed: Places) -> Wave:
     return Wave(
         replicas={need.name: need.replicas for need in wave},
-        nodes={name: placed[name] for name in names if name in placed},
+        nodes={need.name: placed[need.name] for need in wave if need.name in placed},
     )
 
 
 def _grown(
-    wave: Sequence[Need], beside: Sequence[Need], holdings: Holdings, work: Mapping[str, float]
+    wave: Sequence[Need],
+    placed: Callable[[Sequence[Need]], Places | None],
+    work: Mapping[str, float],
 ) -> list[Need]:
     """The wave with replicas added, each time to the model that has most left for a replica."""
     grown = list(wave)
@@ -147,47 +167,87 @@ def _grown(
         for need in growing:
             larger = replace(need, replicas=need.replicas + 1)
             tried = [larger if n is need else n for n in grown]
-            if _placed(tried, beside, holdings) is not None:
+            if placed(tried) is not None:
                 grown = tried
                 break
         else:
             return grown
 
 
-def _placed(
-    wave: Sequence[Need], beside: Sequence[Need], holdings: Holdings
-) -> dict[str, tuple[str, ...]] | None:
-    """The node of every group of GPUs, largest groups first, each where it leaves least over.
+def _placed(needs: Sequence[Need], holdings: Holdings) -> Places | None:
+    """The node of every group of GPUs, largest groups first, each where most is free, as Ray does.
 
-    None where there is no room, in GPUs of one node each or in memory.
+    None where there is no room, in GPUs or in memory of one node each. Where sizes divide each
+    other there is room in this order on whatever nodes the larger groups are, or there is none.
     """
-    memory = holdings.memory_gib - BASE_GIB
-    if sum(n.memory_gib * n.replicas for n in (*wave, *beside)) > memory:
+    if not _has_memory(needs, holdings):
         return None
     free = {node.name: node.gpus for node in _nodes(holdings)}
     placed: dict[str, tuple[str, ...]] = {}
-    for need in sorted((n for n in (*wave, *beside) if n.group), key=lambda n: -n.group):
+    for need in sorted((n for n in needs if n.group), key=lambda n: -n.group):
         for _ in range(need.groups * need.replicas):
-            roomy = [name for name, left in free.items() if left >= need.group]
-            if not roomy:
+            chosen = max(free, key=lambda name: free[name], default=None)
+            if chosen is None or free[chosen] < need.group:
                 return None
-            chosen = min(roomy, key=lambda name: free[name])
             free[chosen] -= need.group
             placed[need.name] = (*placed.get(need.name, ()), chosen)
     return placed
+
+
+def _has_memory(needs: Sequence[Need], holdings: Holdings) -> bool:
+    """Whether each replica finds its memory on one node, the largest first, where most is free."""
+    free = _free_gib(holdings)
+    for need in sorted((n for n in needs if n.memory_gib), key=lambda n: -n.memory_gib):
+        for _ in range(need.replicas):
+            roomiest = max(range(len(free)), key=lambda node: free[node])
+            free[roomiest] -= need.memory_gib
+            if free[roomiest] < 0:
+                return False
+    return True
+
+
+def _leaves_room(there: Sequence[Need], wave: Sequence[Need], holdings: Holdings) -> bool:
+    """Whether a wave fits on whatever GPUs those lie that are there already.
+
+    For groups of a size g, a node has room for free // g of them. What lies on the node takes
+    them away: the first once it exceeds what g groups leave over, a further one with each g GPUs.
+    """
+    taken = sum(need.gpus for need in there)
+    sizes = [node.gpus for node in _nodes(holdings)]
+    for group in {need.group for need in wave if need.group}:
+        room = sum(size // group for size in sizes)
+        left = taken
+        for spare in sorted(size % group for size in sizes if size >= group):
+            if left > spare:
+                left -= spare + 1
+                room -= 1
+        room -= left // group
+        wanted = sum(n.gpus / group for n in wave if n.group >= group)
+        if wanted > room:
+            return False
+    return True
 
 
 def _nodes(holdings: Holdings) -> Sequence[Node]:
     return holdings.gpu_nodes if holdings.gpus else ()
 
 
+def _free_gib(holdings: Holdings) -> list[float]:
+    return [gib - BASE_GIB for gib in holdings.node_gib or (holdings.memory_gib,)]
+
+
 def _no_room(need: Need, beside: Sequence[Need], holdings: Holdings) -> str:
     names = f" beside {', '.join(n.name for n in beside)}" if beside else ""
     if not need.group:
-        has = holdings.memory_gib - BASE_GIB - sum(n.memory_gib * n.replicas for n in beside)
+        free = _free_gib(holdings)
+        has = sum(free) - sum(n.memory_gib * n.replicas for n in beside)
         wants = need.memory_gib * need.replicas
+        each = f" ({need.replicas} times {need.memory_gib:.1f} on one node)"
+        largest = f", {max(free):.1f} GiB on the largest node"
+        is_apart = len(free) > 1
         return (
-            f"{need.name} needs {wants:.1f} GiB of memory and there are {has:.1f} GiB{names}; "
+            f"{need.name} needs {wants:.1f} GiB of memory{each if is_apart else ''} and there are "
+            f"{has:.1f} GiB{largest if is_apart else ''}{names}; "
             "use a larger machine, fewer replicas or a smaller model."
         )
     groups = need.groups * need.replicas

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Self
 
 import polars as pl
+from ray.serve import Application
 
 from cluster.connection import Holdings, current_holdings, usable
 from fusion.errors import CrucibleError
@@ -16,7 +17,13 @@ from jobs.accounts import add_seconds
 from jobs.background import Background
 from jobs.checking import score_verdicts
 from jobs.committing import STAGE
-from jobs.models import Waves, reward_applications, source_applications, waves_of
+from jobs.models import (
+    Waves,
+    gpus_on_a_node,
+    reward_applications,
+    source_applications,
+    waves_of,
+)
 from jobs.progress import Progress
 from jobs.rating import score_rewards
 from jobs.sample import Asking, num_missing, sample
@@ -24,7 +31,14 @@ from jobs.score import STAGE as SCORE
 from jobs.score import reward_wants, stored_answers, unscored, verdict_wants
 from jobs.speeds import measuring
 from jobs.stage import StageClock
-from services.applications import down, serving, start_serve, up
+from services.applications import (
+    down,
+    down_leftovers,
+    run_deployment,
+    serving,
+    start_serve,
+    up,
+)
 from services.source import Served
 
 
@@ -52,6 +66,7 @@ class Answering:
 
     def __enter__(self) -> Self:
         start_serve()
+        down_leftovers(self._run.recipe.name)
         return self
 
     def __exit__(
@@ -80,8 +95,9 @@ class Answering:
         """
         missing = {a.source_key: num_missing(self._run, a) for a in askings}
         waiting = [a for a in askings if missing[a.source_key]]
+        is_scored = False  # from then on the reward model is up, or comes up beside
         while waiting:
-            planned = self._plan(waiting, missing, at_once)
+            planned = self._plan(waiting, missing, at_once, reward_is_up=is_scored)
             wave = {model.name: model for model in planned.waves[0]}
             if not planned.reward_stays:
                 self._beside.wait()
@@ -93,6 +109,7 @@ class Answering:
             if score:
                 keys = [a.source_key for a in members]
                 self._score_wave(prompts, keys, beside=planned.reward_stays)
+                is_scored = True
             waiting = [a for a in waiting if a.served.name not in wave]
         self._beside.wait()
         if score and askings:
@@ -104,13 +121,27 @@ class Answering:
         else:
             self.score(prompts, keys)
 
-    def _plan(self, waiting: Sequence[Asking], missing: dict[str, int], most: int | None) -> Waves:
+    def _plan(
+        self,
+        waiting: Sequence[Asking],
+        missing: dict[str, int],
+        most: int | None,
+        *,
+        reward_is_up: bool,
+    ) -> Waves:
         answers: Counter[str] = Counter()
         for asking in waiting:
             answers[asking.served.name] += missing[asking.source_key]
         served = list({a.served.name: a.served for a in waiting}.values())
         self._holdings = usable(self._run.recipe, current_holdings())
-        return waves_of(self._run.recipe, served, self._holdings, at_once=most, answers=answers)
+        return waves_of(
+            self._run.recipe,
+            served,
+            self._holdings,
+            at_once=most,
+            answers=answers,
+            reward_is_up=reward_is_up,
+        )
 
     def score(self, prompts: pl.DataFrame, source_keys: Sequence[str]) -> None:
         """Score what the store holds of these sources and has no score yet."""
@@ -134,8 +165,12 @@ class Answering:
         models: dict[str, Served] = {a.served.name: a.served for a in waiting}
         names = ", ".join(models)
         self._progress.say(f"starting {names}")
-        applications = source_applications(self._run.recipe, models.values(), self._holdings)
-        with serving(applications):
+        recipe, deployment = self._run.recipe, run_deployment(self._run.recipe.name)
+        applications = source_applications(
+            recipe, models.values(), self._holdings, deployment=deployment
+        )
+        gpus = gpus_on_a_node(recipe, models.values())
+        with serving(applications, gpus=gpus, wait_s=recipe.failures.wait_s):
             self._progress.say(f"{names} up after {clock.seconds:.0f} s")
             responses = self._run.shared("responses")
             tables = [responses.partition(asking.source_key) for asking in waiting]
@@ -150,11 +185,15 @@ class Answering:
         if self._keeps_time:
             add_seconds(self._run, stage, seconds)
 
+    def _reward_applications(self) -> dict[str, Application]:
+        recipe = self._run.recipe
+        return reward_applications(recipe, self._holdings, deployment=run_deployment(recipe.name))
+
     def _reward_down(self) -> None:
-        down(list(reward_applications(self._run.recipe, self._holdings)))
+        down(self._reward_applications())
         self._reward_is_up = False
 
     def _reward_up(self) -> None:
         if not self._reward_is_up:
-            up(reward_applications(self._run.recipe, self._holdings))
+            up(self._reward_applications(), wait_s=self._run.recipe.failures.wait_s)
             self._reward_is_up = True

@@ -84,16 +84,25 @@ def waves_of(
     *,
     at_once: int | None = None,
     answers: Mapping[str, int] | None = None,
+    reward_is_up: bool = False,
 ) -> Waves:
     """The models in waves that fit what the cluster holds, with sizes and replicas decided.
 
     `answers` says how many answers each is still to give; without it none gets more replicas.
+    A reward model that is up already lies on GPUs that nobody chose for the waves.
 
     Raises:
         DoesNotFitError: one of them exceeds the cluster even alone.
     """
     models = [to_plan(s, (answers or {}).get(s.name, 0)) for s in served]
-    layout = lay_out(models, recipe.rewards, holdings, recipe.cluster, at_once=at_once)
+    layout = lay_out(
+        models,
+        recipe.rewards,
+        holdings,
+        recipe.cluster,
+        at_once=at_once,
+        reward_is_up=reward_is_up,
+    )
     by_name = {s.name: s for s in served}
     waves = [
         [
@@ -118,7 +127,7 @@ def _decided(served: Served, split: Split, replicas: int) -> Served:
 
 
 def source_applications(
-    recipe: Recipe, served: Iterable[Served], holdings: Holdings
+    recipe: Recipe, served: Iterable[Served], holdings: Holdings, *, deployment: str = "Source"
 ) -> dict[str, serve.Application]:
     """The Serve applications of some models, by application name."""
     models = list(served)
@@ -126,18 +135,28 @@ def source_applications(
     threads = max(1, holdings.cores // max(1, len(models)))
     return {
         source_application_name(recipe.name, m.name): source_application(
-            m, on_cpu=on_cpu, threads=threads
+            m, on_cpu=on_cpu, threads=threads, name=deployment
         )
         for m in models
     }
 
 
-def reward_applications(recipe: Recipe, holdings: Holdings) -> dict[str, serve.Application]:
+def gpus_on_a_node(recipe: Recipe, served: Iterable[Served]) -> dict[str, int]:
+    """How many GPUs of one node a replica of each model takes, by application name."""
+    return {
+        source_application_name(recipe.name, m.name): m.engine.tensor_parallel_size or 1
+        for m in served
+    }
+
+
+def reward_applications(
+    recipe: Recipe, holdings: Holdings, *, deployment: str = "Reward"
+) -> dict[str, serve.Application]:
     """The Serve applications of the recipe's reward models, one for each scorer that has one."""
     on_cpu = holdings.gpus == 0
     return {
         reward_application_name(recipe.name, name): reward_application(
-            reward, on_cpu=on_cpu, threads=holdings.cores
+            reward, on_cpu=on_cpu, threads=holdings.cores, name=deployment
         )
         for name, reward in recipe.rewards.items()
         if reward.served_model

@@ -13,7 +13,7 @@ from fusion.keys import read_keyring
 from fusion.recipe import Endpoint, Recipe
 from fusion.run import Run
 from fusion.store import Location
-from jobs.models import reward_applications, source_applications, waves_of
+from jobs.models import gpus_on_a_node, reward_applications, source_applications, waves_of
 from services.applications import serving, start_serve
 from services.gateway.deployed import deployed_app
 from services.gateway.ingress import exposed_sources
@@ -41,11 +41,13 @@ def serve_recipe(recipe: Recipe, console: Console) -> None:
             )
         start_serve()
         console.print(f"starting {', '.join(s.name for s in served)}")
+        models = list(chain(*planned.waves))
         applications = {
-            **source_applications(asked, chain(*planned.waves), holdings),
+            **source_applications(asked, models, holdings),
             **reward_applications(asked, holdings),
         }
-        with serving(applications):
+        gpus, wait_s = gpus_on_a_node(asked, models), asked.failures.wait_s
+        with serving(applications, gpus=gpus, wait_s=wait_s):
             console.print(f"listening on {endpoint.address}; {told}", highlight=False)
             listen(deployed_app(Run(recipe)), endpoint, listener)
             console.print("the endpoint goes down")

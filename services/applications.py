@@ -1,8 +1,9 @@
 """Up and down of a named set of Serve applications, several at once."""
 
 import logging
+import math
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from ray import serve
@@ -10,13 +11,20 @@ from ray.exceptions import RayActorError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ApplicationStatus
+from ray.util import placement_group_table
 
 from fusion.errors import CrucibleError
+
+log = logging.getLogger(__name__)
 
 # What a call raises whose replica dies.
 DEATHS = (RayActorError, RayServeException)
 # Serve takes a moment to see that a replica is gone; what is sent before it is lost as well.
 PAUSE_AFTER_DEATH_S = 5.0
+LOOK_EVERY_S = 0.2
+TELL_EVERY_S = 60.0
+# How Serve names a replica, and its placement group: SERVE_REPLICA::APPLICATION#DEPLOYMENT#ID.
+_REPLICA = "SERVE_REPLICA::"
 
 
 def source_application_name(run: str, source: str) -> str:
@@ -29,45 +37,133 @@ def reward_application_name(run: str, scorer: str = "reward") -> str:
     return f"{run}-reward" if scorer == "reward" else f"{run}-scorer-{scorer}"
 
 
+def run_deployment(run: str) -> str:
+    """The name of the deployment in all applications that a run brings up for its own stages.
+
+    It tells them from those of an endpoint, which may have the same names.
+    """
+    return f"run-{run}"
+
+
 def start_serve() -> None:
     """Start Ray Serve's controller; without HTTP proxies, as the endpoint listens by itself."""
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     serve.start(proxy_location="Disabled", logging_config={"log_level": "WARNING"})
 
 
-def up(applications: Mapping[str, serve.Application]) -> None:
-    """Deploy applications together and wait until all run.
+def up(
+    applications: Mapping[str, serve.Application],
+    *,
+    gpus: Mapping[str, int] | None = None,
+    wait_s: float = math.inf,
+) -> None:
+    """Deploy applications and wait until all run.
+
+    Ray puts each group of GPUs where most is free, so the largest groups come first: those of one
+    size are deployed together, once all larger ones have their place.
+
+    Args:
+        applications: The applications by name.
+        gpus: GPUs of one node that a replica takes, by name; 1 where it is not said.
+        wait_s: How long they may wait for room on the cluster, without one of them finding any.
 
     Raises:
-        CrucibleError: the first application that cannot start, with Serve's own words.
+        CrucibleError: one of them cannot start or finds no room, with Serve's own words.
     """
-    if not applications:
-        return
+    sizes = {name: (gpus or {}).get(name, 1) for name in applications}
+    for size in sorted(set(sizes.values()), reverse=True):
+        _deploy({name: app for name, app in applications.items() if sizes[name] == size})
+        _wait([n for n in applications if sizes[n] >= size], _have_room, wait_s)
+    _wait(list(applications), _all_run, wait_s)
+
+
+def _deploy(applications: Mapping[str, serve.Application]) -> None:
     targets = [
         serve.RunTarget(target=app, name=name, route_prefix=None)
         for name, app in applications.items()
     ]
     try:
-        serve.run_many(targets, wait_for_applications_running=True)
+        serve.run_many(targets, wait_for_applications_running=False)
     except (RuntimeError, RayServeException) as error:
-        raise CrucibleError(f"{_failed(applications)} {error}") from error
+        raise CrucibleError(f"{_failed(list(applications))} {error}") from error
 
 
-def down(names: list[str]) -> None:
+def _wait(names: Sequence[str], is_done: Callable[[Sequence[str]], bool], wait_s: float) -> None:
+    """Wait as long as applications start, and `wait_s` while the same ones have no room."""
+    waiting: list[str] = []
+    since = told_at = time.monotonic()
+    while not is_done(names):
+        if failed := _failed(names):
+            raise CrucibleError(failed)
+        before, waiting, now = waiting, _without_room(names), time.monotonic()
+        if waiting != before:
+            since = told_at = now
+        if waiting and now - since > wait_s:
+            raise CrucibleError(
+                f"The cluster has had no room for {', '.join(waiting)} for {wait_s:g} s; Ray Serve "
+                f"says: {condition(waiting[0])}. Add nodes, free what others hold, or raise "
+                "failures.wait_s, and start the same command again: what is committed is kept."
+            )
+        if waiting and now - told_at > TELL_EVERY_S:
+            told_at = now
+            log.warning("%s: waiting for room on the cluster", ", ".join(waiting))
+        time.sleep(LOOK_EVERY_S)
+
+
+def _all_run(names: Sequence[str]) -> bool:
+    return set(names) <= set(running())
+
+
+def _have_room(names: Sequence[str]) -> bool:
+    return not _without_room(names)
+
+
+def _without_room(names: Sequence[str]) -> list[str]:
+    """Those of the applications whose replicas have not all found their place."""
+    apps = serve.status().applications  # what has a replica there has asked for its place
+    asked = {
+        name
+        for name, app in apps.items()
+        if app.deployments and all(d.replica_states for d in app.deployments.values())
+    }
+    groups = placement_group_table().values()
+    open_ = [g["name"] for g in groups if g["state"] not in ("CREATED", "REMOVED")]
+    return [
+        name
+        for name in names
+        if name not in asked or any(o.startswith(f"{_REPLICA}{name}#") for o in open_)
+    ]
+
+
+def down(names: Collection[str]) -> None:
     """Take applications down and wait until their processes are gone."""
     deployed = serve.status().applications
     for name in names:
         if name in deployed:
             serve.delete(name, _blocking=False)
     while any(name in serve.status().applications for name in names):
-        time.sleep(0.2)
+        time.sleep(LOOK_EVERY_S)
+
+
+def down_leftovers(run: str) -> None:
+    """Take down what an earlier driver of a run has left up; nothing of this run may be wanted."""
+    apps = serve.status().applications
+    left = [name for name, app in apps.items() if run_deployment(run) in app.deployments]
+    if left:
+        log.warning("%s were left up by an earlier start and go down", ", ".join(left))
+        down(left)
 
 
 @contextmanager
-def serving(applications: Mapping[str, serve.Application]) -> Iterator[None]:
-    """Applications that are up inside the block, and down after it whatever happens."""
+def serving(
+    applications: Mapping[str, serve.Application],
+    *,
+    gpus: Mapping[str, int] | None = None,
+    wait_s: float = math.inf,
+) -> Iterator[None]:
+    """Applications that are up inside the block, and down after it whatever happens; see `up`."""
     try:
-        up(applications)
+        up(applications, gpus=gpus, wait_s=wait_s)
         yield
     finally:
         down(list(applications))
@@ -98,11 +194,11 @@ def running(before: Collection[str] = ()) -> list[str]:
     return sorted(fresh | deploying & set(before))
 
 
-def _failed(applications: Mapping[str, serve.Application]) -> str:
+def _failed(names: Collection[str]) -> str:
     statuses = serve.status().applications
     bad = [
         f"{name} did not start: {statuses[name].message.strip()}"
-        for name in applications
+        for name in names
         if name in statuses and statuses[name].status == ApplicationStatus.DEPLOY_FAILED
     ]
     return " ".join(bad)

@@ -61,12 +61,14 @@ def _judgement(value: float, heads: list[float] | None) -> Judgement:
     return Judgement(failure="not_a_number", detail=f"the reward is {value}")
 
 
-def reward_application(reward: Reward, *, on_cpu: bool, threads: int) -> serve.Application:
-    """The Serve application of a reward model."""
+def reward_application(
+    reward: Reward, *, on_cpu: bool, threads: int, name: str = "Reward"
+) -> serve.Application:
+    """The Serve application of a reward model, its deployment by this name."""
     environment = engine_environment(on_cpu=on_cpu, threads=threads)
     deployment = serve.deployment(
         RewardServer,
-        name="Reward",
+        name=name,
         num_replicas=reward.replicas,
         max_ongoing_requests=4,
         graceful_shutdown_timeout_s=5,
@@ -75,5 +77,7 @@ def reward_application(reward: Reward, *, on_cpu: bool, threads: int) -> serve.A
             "num_gpus": 0 if on_cpu else 1,
             "runtime_env": {"env_vars": environment},
         },
+        # so that Ray tells whether it has room, as of sources
+        placement_group_bundles=[{"CPU": 1} if on_cpu else {"CPU": 1, "GPU": 1}],
     )
     return deployment.bind(reward, on_cpu)

@@ -75,13 +75,16 @@ class SourceReplica:
         await self._server.check_health()
 
 
-def source_application(served: Served, *, on_cpu: bool, threads: int) -> serve.Application:
+def source_application(
+    served: Served, *, on_cpu: bool, threads: int, name: str = "Source"
+) -> serve.Application:
     """The Serve application of one model.
 
     Args:
         served: What to serve.
         on_cpu: Whether the engine runs on CPU.
         threads: OpenMP threads of a CPU engine.
+        name: The deployment's name.
     """
     environment = {"env_vars": engine_environment(on_cpu=on_cpu, threads=threads)}
     bundles = _bundles(served.engine, on_cpu=on_cpu)
@@ -94,7 +97,7 @@ def source_application(served: Served, *, on_cpu: bool, threads: int) -> serve.A
     }
     deployment = serve.deployment(
         SourceReplica,
-        name="Source",
+        name=name,
         num_replicas=served.replicas,
         max_ongoing_requests=256,  # the endpoint bounds what people ask, the batch itself
         health_check_timeout_s=120,

@@ -26,7 +26,8 @@ class Failures(Section):
     )
     wait_s: PositiveFloat = Field(
         900.0,
-        description="Longest time that a source or reward model which died may take to come back.",
+        description="Longest time that a model which died may take to come back, or that one which "
+        "is to come up may find no room.",
     )
 
 

@@ -1,6 +1,7 @@
 """Waves: nothing oversubscribed, nobody left out, and plain words for what does not fit."""
 
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -91,9 +92,66 @@ def test_memory_counts_where_there_are_no_gpus():
     assert _names(pack_waves(needs, [], _memory(19 + BASE_GIB))) == [["a"], ["b"]]
 
 
+def test_a_replica_s_memory_is_that_of_one_node():
+    nodes = holdings_of([Node(f"n{i}", 8, 16) for i in range(4)])
+    with pytest.raises(DoesNotFitError, match=r"a needs 40.0 GiB .* 13.0 GiB on the largest node"):
+        pack([Need("a", memory_gib=40.0)], [], nodes)
+    needs = [Need(name, memory_gib=10.0, replicas=2) for name in ("a", "b", "c")]
+    assert _names(pack_waves(needs, [], nodes)) == [["a", "b"], ["c"]]
+
+
+def test_the_reward_model_comes_between_where_its_replicas_may_lie_on_every_node():
+    packed = pack(_needs(8, 8), [Need("reward", group=1, replicas=2)], _gpus(8, 8), at_once=1)
+    assert _names(packed.waves) == [["s0"], ["s1"]] and not packed.has_beside
+
+
+def test_the_reward_model_stays_up_where_a_node_is_whole_wherever_it_lies():
+    packed = pack(_needs(8, 8), [REWARD], _gpus(8, 8), at_once=1)
+    assert _names(packed.waves) == [["s0"], ["s1"]] and packed.has_beside
+
+
+def test_of_a_single_wave_the_reward_model_takes_what_is_left_unless_it_is_up_already():
+    beside = [Need("reward", group=1, replicas=2)]
+    needs = _needs(8, 4, 2)
+    assert pack(needs, beside, _gpus(8, 8)).has_beside
+    assert not pack(needs, beside, _gpus(8, 8), beside_is_up=True).has_beside
+
+
 def test_memory_that_is_short_is_said_in_gib():
     with pytest.raises(DoesNotFitError, match=r"a needs 10.0 GiB of memory and there are 5.0 GiB"):
         pack([Need("a", memory_gib=10.0)], [], _memory(5 + BASE_GIB))
+
+
+SIZES = st.sampled_from([1, 2, 4, 8])
+
+
+@given(
+    st.lists(SIZES, min_size=1, max_size=6),
+    st.lists(SIZES, min_size=1, max_size=3),
+    st.integers(0, 6),
+    st.randoms(use_true_random=False),
+)
+def test_a_wave_fits_wherever_the_reward_model_and_larger_groups_lie(sizes, nodes, rewards, random):
+    """Groups come in the order of their size to any node that has room, as Ray may choose."""
+    beside = [Need("reward", group=1, replicas=rewards)] if rewards else []
+    try:
+        packed = pack(_needs(*sizes), beside, _gpus(*nodes), beside_is_up=True)
+    except DoesNotFitError:
+        return
+    by_name = {need.name: need.group for need in _needs(*sizes)}
+    for wave in packed.waves:
+        free = list(nodes)
+        if packed.has_beside:
+            _take(free, [1] * rewards, random.choice)
+        groups = sorted((by_name[name] for name in wave.names), reverse=True)
+        _take(free, groups, random.choice)
+
+
+def _take(free: list[int], groups: list[int], choose: Callable[[list[int]], int]) -> None:
+    for group in groups:
+        roomy = [node for node, left in enumerate(free) if left >= group]
+        assert roomy
+        free[choose(roomy)] -= group
 
 
 @given(
