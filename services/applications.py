@@ -3,6 +3,7 @@
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -21,7 +22,7 @@ log = logging.getLogger(__name__)
 DEATHS = (RayActorError, RayServeException)
 # Serve takes a moment to see that a replica is gone; what is sent before it is lost as well.
 PAUSE_AFTER_DEATH_S = 5.0
-LOOK_EVERY_S = 0.2
+LOOK_EVERY_S = 0.5
 TELL_EVERY_S = 60.0
 # How Serve names a replica, and its placement group: SERVE_REPLICA::APPLICATION#DEPLOYMENT#ID.
 _REPLICA = "SERVE_REPLICA::"
@@ -65,7 +66,7 @@ def up(
     Args:
         applications: The applications by name.
         gpus: GPUs of one node that a replica takes, by name; 1 where it is not said.
-        wait_s: How long they may wait for room on the cluster, without one of them finding any.
+        wait_s: How long they may wait for room on the cluster, without one replica finding any.
 
     Raises:
         CrucibleError: one of them cannot start or finds no room, with Serve's own words.
@@ -85,11 +86,11 @@ def _deploy(applications: Mapping[str, serve.Application]) -> None:
     try:
         serve.run_many(targets, wait_for_applications_running=False)
     except (RuntimeError, RayServeException) as error:
-        raise CrucibleError(f"{_failed(list(applications))} {error}") from error
+        raise CrucibleError(f"{_failed(list(applications))} {error}".strip()) from error
 
 
 def _wait(names: Sequence[str], is_done: Callable[[Sequence[str]], bool], wait_s: float) -> None:
-    """Wait as long as applications start, and `wait_s` while the same ones have no room."""
+    """Wait as long as applications start, and `wait_s` while the same replicas have no room."""
     waiting: list[str] = []
     since = told_at = time.monotonic()
     while not is_done(names):
@@ -98,15 +99,16 @@ def _wait(names: Sequence[str], is_done: Callable[[Sequence[str]], bool], wait_s
         before, waiting, now = waiting, _without_room(names), time.monotonic()
         if waiting != before:
             since = told_at = now
+        who = ", ".join(dict.fromkeys(waiting))
         if waiting and now - since > wait_s:
             raise CrucibleError(
-                f"The cluster has had no room for {', '.join(waiting)} for {wait_s:g} s; Ray Serve "
-                f"says: {condition(waiting[0])}. Add nodes, free what others hold, or raise "
+                f"The cluster has had no room for {who} for {wait_s:g} s; Ray Serve says: "
+                f"{condition(waiting[0])}. Add nodes, free what others hold, or raise "
                 "failures.wait_s, and start the same command again: what is committed is kept."
             )
         if waiting and now - told_at > TELL_EVERY_S:
             told_at = now
-            log.warning("%s: waiting for room on the cluster", ", ".join(waiting))
+            log.warning("%s: waiting for room on the cluster", who)
         time.sleep(LOOK_EVERY_S)
 
 
@@ -119,20 +121,19 @@ def _have_room(names: Sequence[str]) -> bool:
 
 
 def _without_room(names: Sequence[str]) -> list[str]:
-    """Those of the applications whose replicas have not all found their place."""
-    apps = serve.status().applications  # what has a replica there has asked for its place
-    asked = {
+    """The application of each replica that has not found its place, or has not asked for one."""
+    apps = serve.status().applications  # a replica that it tells of has asked
+    has_asked = {
         name
         for name, app in apps.items()
         if app.deployments and all(d.replica_states for d in app.deployments.values())
     }
-    groups = placement_group_table().values()
-    open_ = [g["name"] for g in groups if g["state"] not in ("CREATED", "REMOVED")]
-    return [
-        name
-        for name in names
-        if name not in asked or any(o.startswith(f"{_REPLICA}{name}#") for o in open_)
-    ]
+    asking = Counter(
+        group["name"].removeprefix(_REPLICA).partition("#")[0]
+        for group in placement_group_table().values()
+        if group["state"] not in ("CREATED", "REMOVED")
+    )
+    return [n for n in names for _ in range(max(asking[n], n not in has_asked))]
 
 
 def down(names: Collection[str]) -> None:
@@ -146,7 +147,7 @@ def down(names: Collection[str]) -> None:
 
 
 def down_leftovers(run: str) -> None:
-    """Take down what an earlier driver of a run has left up; nothing of this run may be wanted."""
+    """Take down what an earlier driver of a run has left up, before anything of it comes up."""
     apps = serve.status().applications
     left = [name for name, app in apps.items() if run_deployment(run) in app.deployments]
     if left:

@@ -1,5 +1,6 @@
 """What is brought up, in which order, and what goes down before: real Ray and Serve, no engines."""
 
+import time
 from collections.abc import AsyncIterator, Sequence
 from io import StringIO
 
@@ -33,6 +34,7 @@ from services.source import Served
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 PROMPTS = 16
+WAIT_S = 10
 NODE = Node("n", cpus=8, memory_gib=6)  # less what Ray takes, a source fits, and no second one
 
 
@@ -52,9 +54,18 @@ class Source:
         yield Finished(answers, 64)
 
 
-def _application(cpus: float = 1, *, name: str = "Source") -> serve.Application:
+class Loading:
+    """Takes longer to load than anybody waits for room."""
+
+    def __init__(self) -> None:
+        time.sleep(WAIT_S + 4)
+
+
+def _application(
+    cpus: float = 1, *, name: str = "Source", kind: type = Source
+) -> serve.Application:
     return serve.deployment(
-        Source,
+        kind,
         name=name,
         ray_actor_options={"num_cpus": 0},
         placement_group_bundles=[{"CPU": cpus}],
@@ -105,10 +116,15 @@ def test_the_largest_finds_its_place_first_and_who_finds_none_is_named_in_time(t
     applications = {name: _application(LOCAL_SLOTS * 0.6) for name in ("small", "large")}
     with (
         pytest.raises(CrucibleError, match=r"no room for small for 10 s; .*failures.wait_s"),
-        serving(applications, gpus={"large": 8}, wait_s=10),
+        serving(applications, gpus={"large": 8}, wait_s=WAIT_S),
     ):
         pass
     assert running() == []
+
+
+def test_who_loads_for_long_is_not_taken_for_one_without_room(there):
+    with serving({"loading": _application(kind=Loading)}, wait_s=WAIT_S):
+        assert running() == ["loading"]
 
 
 def test_waves_follow_the_nodes_that_are_there_when_they_come_up(there, tmp_path, monkeypatch):

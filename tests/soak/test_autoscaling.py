@@ -31,7 +31,7 @@ NEEDED = ("setup_commands", "head_setup_commands", "worker_setup_commands", "clu
 def autoscaled(tmp_path):
     """A head alone, under Ray's autoscaler, which may start two nodes with GPUs."""
     cluster = RayCluster()
-    node = {"CPU": 4, "GPU": GPUS_A_NODE, "object_store_memory": 200_000_000}
+    node = {"CPU": 8, "GPU": GPUS_A_NODE, "object_store_memory": 200_000_000}
     config = {
         **{key: [] for key in NEEDED},
         "file_mounts": {},

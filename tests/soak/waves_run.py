@@ -1,8 +1,8 @@
 """Runs a recipe on declared GPUs and writes down, second by second, what Ray says of them.
 
 There is no GPU here, so what would run on one is replaced at its border: a source that answers
-after a while and a reward model that gives a number, each with the placement groups of the real
-ones. Plan, waves, Serve, Ray Data and store are the product's.
+after a while and a reward model that gives a number, each in the deployment of the real one with
+all its options. Plan, waves, Serve, Ray Data and store are the product's.
 """
 
 import asyncio
@@ -11,27 +11,28 @@ import json
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import serve
+from ray.util import placement_group_table
 from rich.console import Console
 
-from cluster.connection import Holdings
 from fusion.identity import response_id, sampling_seed
-from fusion.recipe import Recipe
 from fusion.recipe_file import load_recipe
 from fusion.rewards.judgement import Judgement
-from jobs import answering
+from fusion.run import Run
+from jobs import models
 from jobs.progress import Progress
 from jobs.run import run_recipe
 from services.answers import Answer, Finished, Manner, SampleRequest, Wanted
-from services.applications import reward_application_name, source_application_name
-from services.source import Served, _bundles
+from services.reward import reward_application
+from services.source import source_application
 
-CALL_S = 2.0
+SAMPLE_S, SCORE_S = 15.0, 0.75
 WINDOW = 256
 
 
@@ -42,7 +43,7 @@ class Source:
         self, requests: Sequence[SampleRequest], manner: Manner
     ) -> AsyncIterator[Finished]:
         yield Finished([], WINDOW)
-        await asyncio.sleep(CALL_S)
+        await asyncio.sleep(SAMPLE_S)
         answers = [_answer(r.prompt_id, w, manner.source_key) for r in requests for w in r.wanted]
         yield Finished(answers, WINDOW)
 
@@ -51,7 +52,7 @@ class Reward:
     """Gives every answer the same reward."""
 
     def score(self, conversations: Sequence[Any]) -> list[Judgement]:
-        time.sleep(CALL_S)
+        time.sleep(SCORE_S)
         return [Judgement(0.5)] * len(conversations)
 
 
@@ -63,60 +64,67 @@ def _answer(prompt: str, wanted: Wanted, key: str) -> Answer:
     )
 
 
-def source_applications(
-    recipe: Recipe, served: Iterable[Served], holdings: Holdings
-) -> dict[str, serve.Application]:
-    """In place of vLLM's applications: the same bundles, nothing in them."""
-    return {
-        source_application_name(recipe.name, model.name): serve.deployment(
-            Source,
-            name="Source",
-            num_replicas=model.replicas,
-            ray_actor_options={"num_cpus": 0},
-            placement_group_bundles=[
-                {"CPU": 0.01, "GPU": bundle["GPU"]}
-                for bundle in _bundles(model.engine, on_cpu=False)
-            ],
-            placement_group_strategy="STRICT_PACK",
-        ).bind()
-        for model in served
-    }
+def _with(stand_in: type, real: Callable[..., serve.Application]) -> Callable[..., Any]:
+    """Makes the application that `real` makes, with another class in its deployment."""
+
+    def application(*arguments: Any, **options: Any) -> serve.Application:
+        deployment = real(*arguments, **options)._bound_deployment
+        return deployment.options(func_or_class=stand_in).bind()
+
+    return application
 
 
-def reward_applications(recipe: Recipe, holdings: Holdings) -> dict[str, serve.Application]:
-    """In place of the reward model's application: one GPU a replica, nothing on it."""
-    options = {"num_cpus": 0, "num_gpus": 1}
-    return {
-        reward_application_name(recipe.name, name): serve.deployment(
-            Reward, name="Reward", num_replicas=reward.replicas, ray_actor_options=options
-        ).bind()
-        for name, reward in recipe.rewards.items()
-    }
-
-
-def _watch(seen: list[dict[str, Any]], done: threading.Event) -> None:
+def _watch(run: Run, seen: list[dict[str, Any]], done: threading.Event) -> None:
     while not done.wait(0.25):
         if not ray.is_initialized():
             continue
         with contextlib.suppress(Exception):  # Ray or Serve is starting or ending
-            free = ray.available_resources().get("GPU", 0.0)
             apps = serve.status().applications
-            running = sorted(n for n, app in apps.items() if app.status.value == "RUNNING")
-            total = ray.cluster_resources()["GPU"]
-            seen.append({"at": time.time(), "free": free, "total": total, "running": running})
+            seen.append(
+                {
+                    "at": time.time(),
+                    "total": ray.cluster_resources()["GPU"],
+                    "running": sorted(n for n, a in apps.items() if a.status.value == "RUNNING"),
+                    "groups": _groups(),
+                    "num_answers": run.shared("responses").num_rows,
+                    "num_scores": run.shared("scores").num_rows,
+                }
+            )
+
+
+def _groups() -> list[tuple[str, dict[str, float]]]:
+    """The application of each placement group that has its place, and its GPUs by node."""
+    groups = []
+    for group in placement_group_table().values():
+        if group["state"] == "CREATED":
+            gpus: Counter[str] = Counter()
+            for number, node in group["bundles_to_node_id"].items():
+                gpus[node] += group["bundles"][number].get("GPU", 0)
+            groups.append((group["name"].split("::")[1].split("#")[0], dict(gpus)))
+    return groups
 
 
 def main() -> None:
-    """Run stages of a recipe and write down what was seen: RECIPE FILE STAGE..."""
-    answering.source_applications = source_applications
-    answering.reward_applications = reward_applications
+    """Run stages of a recipe and write down what was seen: RECIPE OUT STAGE..."""
+    models.source_application = _with(Source, source_application)
+    models.reward_application = _with(Reward, reward_application)
     seen: list[dict[str, Any]] = []
     done = threading.Event()
-    threading.Thread(target=_watch, args=(seen, done), daemon=True).start()
-    _, recipe, file, *stages = sys.argv
-    run_recipe(load_recipe(recipe), stages, Progress(Console()))
-    done.set()
-    Path(file).write_text(json.dumps(seen))
+    _, file, out, *stages = sys.argv
+    recipe = load_recipe(file)
+    watching = threading.Thread(target=_watch, args=(Run(recipe), seen, done), daemon=True)
+    shutdown = ray.shutdown
+
+    def end() -> None:
+        """Who asks Ray while it ends brings the process down."""
+        done.set()
+        watching.join()
+        shutdown()
+
+    ray.shutdown = end
+    watching.start()
+    run_recipe(recipe, stages, Progress(Console()))
+    Path(out).write_text(json.dumps(seen))
 
 
 if __name__ == "__main__":
