@@ -29,6 +29,7 @@ from jobs.report import accuracy_summary, run_report
 from jobs.score import scorer_keys
 from jobs.select import run_select
 from jobs.sft import run_sft
+from jobs.validate import check_templates
 
 # They read and write tables alone: no Ray is started for them.
 WITHOUT_CLUSTER = frozenset({"ingest", "select", "report"})
@@ -161,6 +162,7 @@ def resolved(recipe: Recipe, sft: str, dpo: str) -> Recipe:
 def _check_fits(run: Run, stages: Sequence[str], holdings: Holdings) -> None:
     """Refuse before the first expensive step what would not run later."""
     recipe = run.recipe
+    check_templates(recipe, stages)
     check_models(recipe, holdings, stages)
     for stage in ("sft", "dpo"):
         if stage in stages:

@@ -1,6 +1,7 @@
 """Up and down of a named set of Serve applications, several at once."""
 
 import logging
+import re
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -9,14 +10,18 @@ from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
-from ray.serve.schema import ApplicationStatus
+from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, DeploymentStatus
 
-from fusion.errors import CrucibleError
+from fusion.errors import CrucibleError, one_line
 
 # What a call raises whose replica dies.
 DEATHS = (RayActorError, RayServeException)
 # Serve takes a moment to see that a replica is gone; what is sent before it is lost as well.
 PAUSE_AFTER_DEATH_S = 5.0
+# As tracebacks have it, at the start of a line: the error's name alone, or with what it says.
+_ERROR = re.compile(r"^[A-Za-z_][\w.]*(?::\s|$)", re.MULTILINE)
+_OWN_ERROR = re.compile(r"^fusion\.errors\.\w+:\s")
+_LONGEST_CAUSE = 1000
 
 
 def source_application_name(run: str, source: str) -> str:
@@ -39,7 +44,7 @@ def up(applications: Mapping[str, serve.Application]) -> None:
     """Deploy applications together and wait until all run.
 
     Raises:
-        CrucibleError: the first application that cannot start, with Serve's own words.
+        CrucibleError: the applications that cannot start, and why.
     """
     if not applications:
         return
@@ -50,7 +55,7 @@ def up(applications: Mapping[str, serve.Application]) -> None:
     try:
         serve.run_many(targets, wait_for_applications_running=True)
     except (RuntimeError, RayServeException) as error:
-        raise CrucibleError(f"{_failed(applications)} {error}") from error
+        raise CrucibleError(_failed(applications) or one_line(error)) from error
 
 
 def down(names: list[str]) -> None:
@@ -98,11 +103,31 @@ def running(before: Collection[str] = ()) -> list[str]:
     return sorted(fresh | deploying & set(before))
 
 
+def cause(message: str) -> str:
+    """The error that ends what Serve says of a deployment, without the traceback before it.
+
+    One of our own is its sentence alone.
+    """
+    starts = list(_ERROR.finditer(message))
+    told = message[starts[-1].start() :] if starts else message
+    return " ".join(_OWN_ERROR.sub("", told).split())[:_LONGEST_CAUSE]
+
+
 def _failed(applications: Mapping[str, serve.Application]) -> str:
     statuses = serve.status().applications
     bad = [
-        f"{name} did not start: {statuses[name].message.strip()}"
+        f"{name} did not start: {_why(statuses[name])}"
         for name in applications
         if name in statuses and statuses[name].status == ApplicationStatus.DEPLOY_FAILED
     ]
     return " ".join(bad)
+
+
+def _why(application: ApplicationStatusOverview) -> str:
+    """What Serve says of a deployment that failed; of the application it says only which."""
+    failed = [
+        deployment.message
+        for deployment in application.deployments.values()
+        if deployment.status == DeploymentStatus.DEPLOY_FAILED
+    ]
+    return cause(next(iter(failed), application.message))
