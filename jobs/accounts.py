@@ -10,7 +10,7 @@ from fusion.failures import Failure, exceeds, say_excess
 from fusion.ingest import DatasetCounts
 from fusion.run import Run
 from fusion.store import Counts, Location, Manifest, add_counts, is_current
-from jobs.sample import Asking, settled_failures
+from jobs.sample import Asking, release_failures, settled_failures
 from jobs.score import load_answers, reward_wants, unscored, verdict_wants
 from jobs.stage import StageClock, write_manifest
 
@@ -37,6 +37,15 @@ def total_seconds(run: Run, stage: str) -> float:
 
 def _seconds_file(run: Run, stage: str) -> Location:
     return run.folder / "logs" / f"{stage}.seconds"
+
+
+def release_after_stop(run: Run, askings: Sequence[Asking]) -> int:
+    """Have answers asked again that a start before this one was stopped for.
+
+    Where sampling ended well, what it left in quarantine stays there. Returns their number.
+    """
+    done = Manifest.read(run.manifest("sample"))
+    return 0 if is_current(done, _sample_inputs(askings)) else release_failures(run, askings)
 
 
 def sample_manifest(
@@ -66,7 +75,7 @@ def sample_manifest(
     return _write(
         run,
         "sample",
-        inputs={a.source_key: str(a.wanted().height) for a in askings},
+        inputs=_sample_inputs(askings),
         counts=_with_imported(wanted.height, stored.height, quarantined, imported),
         tokens={
             "prompt": int(stored["prompt_tokens"].sum()),
@@ -76,11 +85,16 @@ def sample_manifest(
     )
 
 
+def _sample_inputs(askings: Sequence[Asking]) -> dict[str, str]:
+    return {a.source_key: str(a.wanted().height) for a in askings}
+
+
 def _check_share(run: Run, failed: pl.Series, asked: int) -> None:
     limit = run.recipe.failures.limit
     if exceeds(len(failed), asked, limit):
         rows = settled_failures(run).filter(pl.col("id").is_in(failed.implode())).head(3)
         examples = [Failure(*row) for row in rows.select("id", "reason", "detail").iter_rows()]
+        run.manifest("sample").delete()  # under another limit the stage may have passed
         raise CrucibleError(say_excess("the sources", len(failed), asked, limit, examples))
 
 

@@ -15,7 +15,7 @@ from fusion.recipe import Recipe, Training
 from fusion.recipe_file import dump_recipe, stored_recipe
 from fusion.run import STAGES, Run
 from fusion.store import Lease, Location, Manifest
-from jobs.accounts import sample_manifest, score_manifest
+from jobs.accounts import release_after_stop, sample_manifest, score_manifest
 from jobs.answering import Answering
 from jobs.checking import check_sandbox, uses_code
 from jobs.dpo import run_dpo
@@ -91,6 +91,8 @@ class Fusion:
         prompts = self.prompts
         askings = run_askings(self.run, prompts)
         imported = _import_answers(self.run, prompts)
+        if "sample" in stages and (again := release_after_stop(self.run, askings)):
+            self.progress.say(f"{again:,} answers that failed before are asked once more")
         with Answering(self.run, self.holdings, self.progress) as answering:
             if "sample" in stages:
                 at_once = self.run.recipe.cluster.sources_at_once

@@ -1,18 +1,19 @@
 """The account of sampling: it balances, and too many failures are no result."""
 
 import asyncio
+import dataclasses
 from pathlib import Path
 
 import polars as pl
 import pytest
 
 from fusion.errors import CrucibleError
-from fusion.recipe import Engine, Recipe, Sampling
+from fusion.recipe import Engine, Failures, Recipe, Sampling
 from fusion.records import RESPONSES
 from fusion.run import Run
-from jobs.accounts import sample_manifest
+from jobs.accounts import release_after_stop, sample_manifest
 from jobs.committing import Commits
-from jobs.sample import Asking, missing_requests
+from jobs.sample import Asking, missing_requests, release_failures
 from services.answers import Answer
 from services.source import Served
 
@@ -82,6 +83,53 @@ def test_too_many_failures_end_the_stage_with_their_count_and_three_examples(run
     with pytest.raises(CrucibleError, match=r"4 of the 10 answers .* failures.limit is 0.3"):
         sample_manifest(run, [asking], [])
     assert not run.manifest("sample").exists()
+
+
+def test_what_the_machine_failed_at_is_asked_again_by_the_start_after_a_stop(run, asking):
+    _settle(run, asking, dict.fromkeys(range(4), ("timeout", 3)) | {9: ("too_long", 1)})
+    with pytest.raises(CrucibleError, match=r"5 of the 10 answers"):
+        sample_manifest(run, [asking], [])
+    assert missing_requests(run, asking).is_empty()
+    assert release_after_stop(run, [asking]) == 4
+    assert missing_requests(run, asking)["sample_indexes"].list.len().sum() == 4
+    assert release_failures(run, [asking]) == 0
+    _settle(run, asking, {9: ("too_long", 1)})
+    counts = sample_manifest(run, [asking], []).counts
+    assert (counts.results, counts.quarantined) == (9, {"too_long": 1})
+
+
+@pytest.mark.parametrize(
+    "failures",
+    [
+        dict.fromkeys(range(3), ("timeout", 3)),
+        dict.fromkeys(range(4), ("looping", 2)),
+        dict.fromkeys(range(4), ("rejected", 1)),
+    ],
+)
+def test_few_failures_and_those_that_no_mending_helps_stay_where_they_are(run, asking, failures):
+    _settle(run, asking, failures)
+    before = run.quarantine("sample").read()
+    assert release_failures(run, [asking]) == 0
+    assert run.quarantine("sample").read().equals(before)
+    assert missing_requests(run, asking).is_empty()
+
+
+def test_a_stop_in_the_midst_of_sampling_counts_what_was_tried(run, asking):
+    few = dataclasses.replace(asking, prompts=asking.prompts.head(1))
+    _settle(run, few, {0: ("engine_died", 6)})
+    assert release_failures(run, [asking]) == 1
+    assert missing_requests(run, asking)["sample_indexes"].list.len().sum() == 9
+
+
+def test_what_failed_in_a_run_that_passed_is_asked_again_only_under_a_lower_limit(run, asking):
+    _settle(run, asking, dict.fromkeys(range(3), ("timeout", 3)))
+    sample_manifest(run, [asking], [])
+    recipe = run.recipe.model_copy(update={"failures": Failures(limit=0.1)})
+    stricter = Run(recipe)
+    assert release_after_stop(stricter, [asking]) == 0
+    with pytest.raises(CrucibleError, match=r"failures.limit is 0.1"):
+        sample_manifest(stricter, [asking], [])
+    assert release_after_stop(stricter, [asking]) == 3
 
 
 def test_responses_have_the_columns_that_the_table_wants(run, asking):
