@@ -7,7 +7,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from fusion.entries import Entries
 from fusion.errors import CrucibleError
+from fusion.ingest import DatasetCounts
 from fusion.recipe import Engine, Failures, Recipe, Sampling
 from fusion.records import RESPONSES
 from fusion.run import Run
@@ -63,6 +65,33 @@ def test_answers_and_quarantine_add_up_to_what_was_asked(run, asking):
     assert (counts.entered, counts.results) == (10, 7)
     assert counts.quarantined == {"timeout": 1, "too_long": 2}
     assert missing_requests(run, asking).is_empty()
+
+
+def test_failures_are_told_by_data_set_and_source(run, asking):
+    other = dataclasses.replace(asking, prompts=asking.prompts.with_columns(dataset=pl.lit("e")))
+    halves = asking.prompts.head(3), other.prompts.tail(2)
+    both = dataclasses.replace(asking, prompts=pl.concat(halves), samples={"d": 2, "e": 2})
+    datasets = [run.recipe.dataset("d").model_copy(update={"name": name}) for name in ("d", "e")]
+    run = Run(run.recipe.model_copy(update={"datasets": tuple(datasets)}))
+    _settle(run, both, {0: ("too_long", 1), 9: ("timeout", 3)})
+    manifest = sample_manifest(run, [both], [])
+    told = Entries.of(run.recipe, {"sample": manifest})
+    assert [(row.dataset, row.source, row.asked, row.answers) for row in told.answers] == [
+        ("d", "one", 6, 5),
+        ("e", "one", 4, 3),
+    ]
+    assert told.failed("d", "one") == {"too_long": 1}
+    assert told.failed("e", "one") == {"timeout": 1}
+
+
+def test_imported_answers_are_told_with_what_was_left_out(run):
+    fields = {"text": "t", "prompt": "q"}
+    source = {"name": "two", "kind": "imported", "path": "a.jsonl", "fields": fields}
+    recipe = Recipe.model_validate(run.recipe.model_dump() | {"sources": [source]})
+    counts = DatasetCounts(9, 5, {"no_prompt": 3}, {"missing_field": 1})
+    (row,) = Entries.of(recipe, {"sample": sample_manifest(Run(recipe), [], [counts])}).answers
+    assert (row.source, row.asked, row.answers) == ("two", 9, 5)
+    assert row.failed == {"no_prompt": 3, "missing_field": 1}
 
 
 def test_a_row_with_attempts_left_is_asked_again(run, asking):
