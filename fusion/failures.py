@@ -20,15 +20,18 @@ class Rule:
     """Tries in all; 1 means that it is never tried again."""
     new_seed: bool = False
     """Whether the next try draws with another seed; the same one would fail alike."""
+    by_machine: bool = False
+    """Whether it was the machine or its limits: once they are mended, the request may pass."""
 
 
 RULES = {
     "template": Rule(1),  # the chat template refuses these messages, today and tomorrow
     "too_long": Rule(1),  # the prompt fills the context
     "rejected": Rule(1),  # the engine takes the request for wrong
-    "timeout": Rule(3),
-    "engine_error": Rule(3),  # the engine failed on this request alone
-    "engine_died": Rule(6),  # engine, replica or node went down while they held the request
+    "timeout": Rule(3, by_machine=True),
+    "engine_error": Rule(3, by_machine=True),  # the engine failed on this request alone
+    # engine, replica or node went down while they held the request
+    "engine_died": Rule(6, by_machine=True),
     "empty": Rule(3, new_seed=True),
     "looping": Rule(2, new_seed=True),
 }
@@ -66,6 +69,12 @@ def is_settled(reason: str, attempts: int) -> bool:
     """
     rule = RULES.get(reason)
     return rule is None or rule.new_seed or attempts >= rule.attempts
+
+
+def is_by_machine(reason: str) -> bool:
+    """Whether a failure was the machine's, so that a try on one that was mended may pass."""
+    rule = RULES.get(reason)
+    return rule is not None and rule.by_machine
 
 
 def exceeds(failed: int, asked: int, limit: float) -> bool:

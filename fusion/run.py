@@ -60,7 +60,7 @@ class Run:
 
     @property
     def ingest_log(self) -> Location:
-        """JSON lines, one a prompt that was dropped for its likeness to another."""
+        """JSON lines, one a row of a data set that a rule left out."""
         return self.folder / "logs" / "ingest.jsonl"
 
     def training_log(self, stage: str) -> Location:

@@ -1,16 +1,18 @@
 """What sampling and scoring came to: every wanted row stored, or left out with its reason."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import polars as pl
 
+from fusion.entries import AnswersAsked
 from fusion.errors import CrucibleError
 from fusion.failures import Failure, exceeds, say_excess
 from fusion.ingest import DatasetCounts
 from fusion.run import Run
 from fusion.store import Counts, Location, Manifest, add_counts, is_current
-from jobs.sample import Asking, settled_failures
+from jobs.sample import Asking, release_failures, settled_failures
 from jobs.score import not_stored, reward_wants, stored_answers, verdict_wants
 from jobs.stage import StageClock, write_manifest
 
@@ -21,6 +23,9 @@ _NO_ANSWERS = pl.DataFrame(
         "prompt_tokens": pl.Int32,
         "completion_tokens": pl.Int32,
     }
+)
+_NO_WANTS = pl.DataFrame(
+    schema={"response_id": pl.String, "dataset": pl.String, "source": pl.String}
 )
 
 
@@ -39,6 +44,15 @@ def _seconds_file(run: Run, stage: str) -> Location:
     return run.folder / "logs" / f"{stage}.seconds"
 
 
+def release_after_stop(run: Run, askings: Sequence[Asking]) -> int:
+    """Have answers asked again that a start before this one was stopped for.
+
+    Where sampling ended well, what it left in quarantine stays there. Returns their number.
+    """
+    done = Manifest.read(run.manifest("sample"))
+    return 0 if is_current(done, _sample_inputs(askings)) else release_failures(run, askings)
+
+
 def sample_manifest(
     run: Run, askings: Sequence[Asking], imported: Sequence[DatasetCounts]
 ) -> Manifest:
@@ -47,33 +61,62 @@ def sample_manifest(
     Raises:
         CrucibleError: a larger share of them failed than the recipe allows.
     """
+    wanted = pl.concat([_NO_WANTS, *(_wanted(asking) for asking in askings)])
     parts = [_NO_ANSWERS]
     for asking in askings:
-        wanted_ids = asking.wanted()["response_id"]
         table = run.shared("responses").partition(asking.source_key)
-        rows = pl.DataFrame(table.read(_NO_ANSWERS.columns))
-        parts.append(rows.filter(pl.col("response_id").is_in(wanted_ids.implode())))
-    stored = pl.concat(parts)
-    wanted = pl.concat(
-        [_NO_ANSWERS.select("response_id"), *(a.wanted().select("response_id") for a in askings)]
-    )
-    failed = wanted.join(stored, on="response_id", how="anti")["response_id"]
-    _check_share(run, failed, wanted.height)
-    quarantined = _quarantined(run, "sample", failed)
-    by_source = stored.group_by("source").agg(
-        pl.len().alias("answers"), pl.col("completion_tokens").sum()
-    )
+        parts.append(pl.DataFrame(table.read(_NO_ANSWERS.columns)))
+    stored = pl.concat(parts).join(wanted, on="response_id", how="semi")
+    failed = wanted.join(stored, on="response_id", how="anti")
+    _check_share(run, failed["response_id"], wanted.height)
+    quarantined = _quarantined(run, "sample", failed["response_id"])
+    asked = [*_asked(run, wanted, failed), *_imported(run, imported)]
+    tokens = stored.group_by("source").agg(pl.col("completion_tokens").sum()).sort("source")
     return _write(
         run,
         "sample",
-        inputs={a.source_key: str(a.wanted().height) for a in askings},
+        inputs=_sample_inputs(askings),
         counts=_with_imported(wanted.height, stored.height, quarantined, imported),
         tokens={
             "prompt": int(stored["prompt_tokens"].sum()),
             "completion": int(stored["completion_tokens"].sum()),
         },
-        yields={row["source"]: row for row in by_source.sort("source").to_dicts()},
+        yields={
+            "asked": [asdict(row) for row in asked],
+            "completion_tokens": dict(tokens.iter_rows()),
+        },
     )
+
+
+def _wanted(asking: Asking) -> pl.DataFrame:
+    """The answers wanted of a source, with the data set of each."""
+    wanted = asking.wanted().join(asking.prompts.select("prompt_id", "dataset"), on="prompt_id")
+    return wanted.select("response_id", "dataset", source=pl.lit(asking.served.name))
+
+
+def _asked(run: Run, wanted: pl.DataFrame, failed: pl.DataFrame) -> Iterator[AnswersAsked]:
+    """What each source was asked of each data set, and what of it failed by reason."""
+    quarantine = pl.DataFrame(run.quarantine("sample").read(["id", "reason"]))
+    group = ["source", "dataset"]
+    lost = failed.join(quarantine, left_on="response_id", right_on="id").group_by(*group, "reason")
+    reasons: dict[tuple[str, str], dict[str, int]] = {}
+    for source, dataset, reason, count in lost.len().sort(*group, "reason").iter_rows():
+        reasons.setdefault((source, dataset), {})[reason] = count
+    for source, dataset, asked in wanted.group_by(group, maintain_order=True).len().iter_rows():
+        why = reasons.get((source, dataset), {})
+        domain = run.recipe.dataset(dataset).domain
+        yield AnswersAsked(dataset, domain, source, asked, asked - sum(why.values()), why)
+
+
+def _imported(run: Run, imported: Sequence[DatasetCounts]) -> Iterator[AnswersAsked]:
+    names = [source.name for source in run.recipe.sources if source.kind == "imported"]
+    for name, counts in zip(names, imported, strict=True):
+        left_out = {**counts.dropped, **counts.quarantined}
+        yield AnswersAsked("", "", name, counts.entered, counts.results, left_out)
+
+
+def _sample_inputs(askings: Sequence[Asking]) -> dict[str, str]:
+    return {a.source_key: str(a.wanted().height) for a in askings}
 
 
 def _check_share(run: Run, failed: pl.Series, asked: int) -> None:
@@ -81,6 +124,7 @@ def _check_share(run: Run, failed: pl.Series, asked: int) -> None:
     if exceeds(len(failed), asked, limit):
         rows = settled_failures(run).filter(pl.col("id").is_in(failed.implode())).head(3)
         examples = [Failure(*row) for row in rows.select("id", "reason", "detail").iter_rows()]
+        run.manifest("sample").delete()  # under another limit the stage may have passed
         raise CrucibleError(say_excess("the sources", len(failed), asked, limit, examples))
 
 

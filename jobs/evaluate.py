@@ -14,7 +14,7 @@ from jobs.answering import Answering
 from jobs.dpo import dpo_checkpoint
 from jobs.models import checkpoint_asking, source_keys
 from jobs.progress import Progress
-from jobs.sample import Asking
+from jobs.sample import Asking, release_failures
 from jobs.score import current_scores, scorer_keys, stored_answers
 from jobs.sft import sft_checkpoint
 from jobs.stage import StageClock, write_manifest
@@ -48,6 +48,7 @@ def run_evaluate(
         return done
     clock = StageClock()
     if not held_out.is_empty():
+        release_failures(run, askings)
         with Answering(run, holdings, progress, keeps_time=False) as answering:
             answering.run(askings, held_out, score=True)
     results = _results(run, held_out, keys)

@@ -50,7 +50,7 @@ def _write(run: Run, table: Table, ingested: Ingested) -> None:
     quarantine = run.quarantine(STAGE)
     quarantine.location.delete()  # rows of earlier inputs
     quarantine.append(ingested.quarantined)
-    lines = [json.dumps(asdict(match), ensure_ascii=False) + "\n" for match in ingested.matches]
+    lines = [json.dumps(vars(drop), ensure_ascii=False) + "\n" for drop in ingested.drops]
     run.ingest_log.write_text("".join(lines))
 
 

@@ -15,7 +15,7 @@ from fusion.selection import Yields
 from fusion.store import Location, Manifest, is_current
 from jobs.dpo import dpo_checkpoint, dpo_inputs
 from jobs.hub import Hub, hub_ids
-from jobs.select import dataset_hashes
+from jobs.select import counted_entries, dataset_hashes
 from jobs.sft import sft_checkpoint, sft_inputs
 
 Only = Literal["dataset", "models"]
@@ -117,6 +117,7 @@ def _dataset(run: Run, select: Manifest, place: str) -> Publication:
         Yields.from_json(select.yields),
         num_rows,
         dataset_hashes(run, select.inputs["rules"]),
+        entries=counted_entries(run),
         place=place,
     )
     return Publication("dataset", "dataset", dataset_files(run.folder / "dataset", card))

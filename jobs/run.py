@@ -15,7 +15,7 @@ from fusion.recipe import Recipe, Training
 from fusion.recipe_file import dump_recipe, stored_recipe
 from fusion.run import STAGES, Run
 from fusion.store import Lease, Location, Manifest
-from jobs.accounts import sample_manifest, score_manifest
+from jobs.accounts import release_after_stop, sample_manifest, score_manifest
 from jobs.answering import Answering
 from jobs.checking import check_sandbox, uses_code
 from jobs.dpo import run_dpo
@@ -29,6 +29,7 @@ from jobs.report import accuracy_summary, run_report
 from jobs.score import scorer_keys
 from jobs.select import run_select
 from jobs.sft import run_sft
+from jobs.validate import check_templates
 
 # They read and write tables alone: no Ray is started for them.
 WITHOUT_CLUSTER = frozenset({"ingest", "select", "report"})
@@ -90,6 +91,8 @@ class Fusion:
         prompts = self.prompts
         askings = run_askings(self.run, prompts)
         imported = _import_answers(self.run, prompts)
+        if "sample" in stages and (again := release_after_stop(self.run, askings)):
+            self.progress.say(f"{again:,} answers that failed before are asked once more")
         with Answering(self.run, self.holdings, self.progress) as answering:
             if "sample" in stages:
                 at_once = self.run.recipe.cluster.sources_at_once
@@ -161,6 +164,7 @@ def resolved(recipe: Recipe, sft: str, dpo: str) -> Recipe:
 def _check_fits(run: Run, stages: Sequence[str], holdings: Holdings) -> None:
     """Refuse before the first expensive step what would not run later."""
     recipe = run.recipe
+    check_templates(recipe, stages)
     check_models(recipe, holdings, stages)
     for stage in ("sft", "dpo"):
         if stage in stages:

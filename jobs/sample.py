@@ -13,9 +13,10 @@ import ray
 
 from cluster.ray_data import quiet_ray_data
 from fusion.errors import CrucibleError
-from fusion.failures import is_settled
+from fusion.failures import exceeds, is_by_machine, is_settled
 from fusion.recipe import Sampling
 from fusion.run import Run
+from fusion.store import Table
 from fusion.wanted import sample_requests, wanted_responses
 from jobs.asking import Asker, Source
 from jobs.committing import STAGE
@@ -58,6 +59,44 @@ def settled_failures(run: Run) -> pl.DataFrame:
     rows = pl.DataFrame(run.quarantine(STAGE).read(["id", "reason", "detail", "attempts"]))
     kept = [is_settled(*row) for row in rows.select("reason", "attempts").iter_rows()]
     return rows.filter(pl.Series(kept, dtype=pl.Boolean)).drop("attempts")
+
+
+def release_failures(run: Run, askings: Sequence[Asking]) -> int:
+    """Take from quarantine what the machine failed at, where too much failed for sampling to end.
+
+    For the start after such a stop: what it was stopped for is mended, or will stop it again.
+    Returns how many answers are to be tried once more.
+    """
+    settled = settled_failures(run)
+    limit = run.recipe.failures.limit
+    lacking = [_lacking(run, asking) for asking in askings]
+    failed = [settled.filter(pl.col("id").is_in(ids.implode())) for ids, _ in lacking]
+    if not any(
+        exceeds(rows.height, num_stored + rows.height, limit)
+        for rows, (_, num_stored) in zip(failed, lacking, strict=True)
+    ):
+        return 0
+    rows = pl.concat(failed)
+    released = rows.filter(pl.col("reason").map_elements(is_by_machine, return_dtype=pl.Boolean))
+    _keep_others(run.quarantine(STAGE), released["id"])
+    return released.height
+
+
+def _lacking(run: Run, asking: Asking) -> tuple[pl.Series, int]:
+    """The ids of the answers that are not stored, and how many are."""
+    wanted = asking.wanted()["response_id"]
+    stored = run.shared("responses").partition(asking.source_key)
+    missing = pl.Series(stored.missing(wanted.to_arrow()), dtype=pl.String)
+    return missing, len(wanted) - len(missing)
+
+
+def _keep_others(quarantine: Table, ids: pl.Series) -> None:
+    """The rows of a quarantine but these; they are committed anew before the old parts go."""
+    old = quarantine.location.list()
+    rows = pl.DataFrame(quarantine.read()).filter(~pl.col("id").is_in(ids.implode()))
+    quarantine.append(rows.to_arrow())
+    for part in old:
+        (quarantine.location / part.name).delete()
 
 
 def num_missing(run: Run, asking: Asking) -> int:

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from fusion.cards import dataset_card
 from fusion.chat import load_tokenizer
+from fusion.entries import Entries
 from fusion.errors import BadInputError
 from fusion.identity import content_hash, model_fingerprint
 from fusion.run import Run
@@ -178,8 +179,16 @@ def _write(run: Run, selected: Selected, rules: str) -> None:
     _replace(run.sft(), selected.sft)
     _replace(run.preferences(), selected.preferences)
     hashes = dataset_hashes(run, rules)
-    card = dataset_card(run.recipe, selected.yields, _num_rows(selected), hashes)
+    card = dataset_card(
+        run.recipe, selected.yields, _num_rows(selected), hashes, entries=counted_entries(run)
+    )
     (run.folder / "dataset" / "README.md").write_text(card)
+
+
+def counted_entries(run: Run) -> Entries:
+    """What entered this run, as far as it read and sampled by itself."""
+    stages = ("ingest", "sample")
+    return Entries.of(run.recipe, {stage: Manifest.read(run.manifest(stage)) for stage in stages})
 
 
 def dataset_hashes(run: Run, rules: str) -> dict[str, str]:

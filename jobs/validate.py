@@ -1,7 +1,7 @@
 """Check what can be checked of a recipe where this runs; nothing is sampled, no model loaded."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
@@ -78,6 +78,32 @@ def validate(recipe: Recipe) -> Report:
     return report
 
 
+def check_templates(recipe: Recipe, stages: Collection[str]) -> None:
+    """See that the chat templates of local models do what these stages need of them.
+
+    A model of the hub is checked where it starts, before its weights are loaded.
+
+    Raises:
+        BadInputError: the first that cannot, and why.
+    """
+    uses: list[tuple[str, Model, Use]] = []
+    if "sample" in stages:
+        uses += [(f"the source {s.name}", _model(s), "sample") for s in recipe.model_sources]
+    if "evaluate" in stages:
+        uses.append(("the target", recipe.target, "sample"))
+    if {"sft", "reference", "dpo"} & set(stages):
+        uses.append(("the target", recipe.target, "train"))
+    if {"score", "evaluate"} & set(stages):
+        uses += [
+            (_name(name), served, "score")
+            for name, reward in recipe.rewards.items()
+            if (served := reward.served_model)
+        ]
+    for what, model, use in uses:
+        if is_local(model.model):
+            _check_model(what, model, use, Report())
+
+
 def _check_storage(storage: str, report: Report) -> None:
     try:
         Location.of(storage).check_writable()
@@ -110,13 +136,13 @@ def _check_source(source: Source, report: Report) -> None:
         if rows is not None:
             _check_outcomes(what, str(source.path), map_answers(mapping, rows), report)
         return
-    _check_model(what, Model(model=str(source.model), revision=source.revision), "sample", report)
+    _check_model(what, _model(source), "sample", report)
     _check_engine(what, source.engine, report)
     _check_room(what, str(source.model), source.sampling, source.engine)
 
 
 def _check_reward(name: str, reward: Reward, report: Report) -> None:
-    what = "the reward" if name == "reward" else f"the scorer {name}"
+    what = _name(name)
     if model := reward.served_model:
         _check_model(what, model, "score", report)
     elif reward.kind == "imported":
@@ -125,6 +151,14 @@ def _check_reward(name: str, reward: Reward, report: Report) -> None:
             _check_outcomes(what, str(reward.path), map_rewards(reward, rows), report)
     elif reward.judge:
         report.not_checked.append(f"{what}: the judge {reward.model} at {reward.judge.url}")
+
+
+def _model(source: Source) -> Model:
+    return Model(model=str(source.model), revision=source.revision)
+
+
+def _name(scorer: str) -> str:
+    return "the reward" if scorer == "reward" else f"the scorer {scorer}"
 
 
 def _check_asked(

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -11,10 +12,10 @@ from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
-from ray.serve.schema import ApplicationStatus
+from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, DeploymentStatus
 from ray.util import placement_group_table
 
-from fusion.errors import CrucibleError
+from fusion.errors import CrucibleError, one_line
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +27,10 @@ LOOK_EVERY_S = 0.5
 TELL_EVERY_S = 60.0
 # How Serve names a replica, and its placement group: SERVE_REPLICA::APPLICATION#DEPLOYMENT#ID.
 _REPLICA = "SERVE_REPLICA::"
+# As tracebacks have it, at the start of a line: the error's name alone, or with what it says.
+_ERROR = re.compile(r"^[A-Za-z_][\w.]*(?::\s|$)", re.MULTILINE)
+_OWN_ERROR = re.compile(r"^fusion\.errors\.\w+:\s")
+_LONGEST_CAUSE = 1000
 
 
 def source_application_name(run: str, source: str) -> str:
@@ -69,7 +74,7 @@ def up(
         wait_s: How long they may wait for room on the cluster, without one replica finding any.
 
     Raises:
-        CrucibleError: one of them cannot start or finds no room, with Serve's own words.
+        CrucibleError: one of them cannot start, and why, or finds no room.
     """
     sizes = {name: (gpus or {}).get(name, 1) for name in applications}
     for size in sorted(set(sizes.values()), reverse=True):
@@ -86,7 +91,7 @@ def _deploy(applications: Mapping[str, serve.Application]) -> None:
     try:
         serve.run_many(targets, wait_for_applications_running=False)
     except (RuntimeError, RayServeException) as error:
-        raise CrucibleError(f"{_failed(list(applications))} {error}".strip()) from error
+        raise CrucibleError(_failed(list(applications)) or one_line(error)) from error
 
 
 def _wait(names: Sequence[str], is_done: Callable[[Sequence[str]], bool], wait_s: float) -> None:
@@ -195,11 +200,31 @@ def running(before: Collection[str] = ()) -> list[str]:
     return sorted(fresh | deploying & set(before))
 
 
+def cause(message: str) -> str:
+    """The error that ends what Serve says of a deployment, without the traceback before it.
+
+    One of our own is its sentence alone.
+    """
+    starts = list(_ERROR.finditer(message))
+    told = message[starts[-1].start() :] if starts else message
+    return " ".join(_OWN_ERROR.sub("", told).split())[:_LONGEST_CAUSE]
+
+
 def _failed(names: Collection[str]) -> str:
     statuses = serve.status().applications
     bad = [
-        f"{name} did not start: {statuses[name].message.strip()}"
+        f"{name} did not start: {_why(statuses[name])}"
         for name in names
         if name in statuses and statuses[name].status == ApplicationStatus.DEPLOY_FAILED
     ]
     return " ".join(bad)
+
+
+def _why(application: ApplicationStatusOverview) -> str:
+    """What Serve says of a deployment that failed; of the application it says only which."""
+    failed = [
+        deployment.message
+        for deployment in application.deployments.values()
+        if deployment.status == DeploymentStatus.DEPLOY_FAILED
+    ]
+    return cause(next(iter(failed), application.message))

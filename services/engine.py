@@ -16,7 +16,7 @@ from vllm.outputs import CompletionOutput
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from fusion.chat import Message, fit_messages, load_tokenizer, render_prompt
+from fusion.chat import Message, check_template, fit_messages, load_tokenizer, render_prompt
 from fusion.errors import CrucibleError, one_line
 from fusion.identity import response_id, sampling_seed
 from fusion.looping import repeated_tail
@@ -74,14 +74,19 @@ class SourceServer(LLMServer):
     _default_engine_cls = SourceEngine
 
     async def start(self) -> None:
-        """Start the engine, and load the tokenizer that renders prompts for `sample`."""
+        """Start the engine, and load the tokenizer that renders prompts for `sample`.
+
+        Raises:
+            BadInputError: the tokenizer cannot be loaded, or its chat template cannot ask.
+        """
         loading = self._llm_config.model_loading_config
+        revision = self._llm_config.engine_kwargs.get("revision")
+        self._tokenizer = load_tokenizer(loading.model_source, revision)
+        check_template(self._tokenizer, loading.model_source, "sample")  # before the weights
         if Path(loading.model_source).is_dir():
             # nothing to download: spare each node a process that imports vLLM to find that out
             self._llm_config.get_or_create_callback().ctx.run_init_node = False
         await super().start()
-        revision = self._llm_config.engine_kwargs.get("revision")
-        self._tokenizer = load_tokenizer(loading.model_source, revision)
         # beside the event loop, on which the engine's steps wait
         self._renderer = ThreadPoolExecutor(max_workers=1)
         client = self.engine._engine_client

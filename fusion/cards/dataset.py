@@ -5,6 +5,7 @@ from typing import Any
 
 from fusion.cards.licences import common_licence, licence
 from fusion.cards.markdown import listed, published_name, table, with_front_matter, yes
+from fusion.entries import Entries
 from fusion.recipe import Dataset, Recipe, Source
 from fusion.selection.yields import PromptYield, SourceYield, Yields
 
@@ -40,7 +41,7 @@ Whoever uses these rows is bound by the licences of the sources and of the promp
 {rules}
 
 ## What became of the prompts
-
+{rows}
 {prompts}
 
 ## What became of the answers
@@ -63,6 +64,7 @@ def dataset_card(
     num_rows: Mapping[str, int],
     hashes: Mapping[str, str],
     *,
+    entries: Entries | None = None,
     place: str = "FOLDER",
 ) -> str:
     """The README of the data set.
@@ -72,8 +74,10 @@ def dataset_card(
         yields: What selection counted.
         num_rows: The rows of `sft` and of `preferences`.
         hashes: Fingerprints by name, of the rules and the tables.
+        entries: What ingest and sample counted, where the run has them.
         place: Where it is loaded from: a hub id, or the folder of the card.
     """
+    entries = entries or Entries()
     filled = [name for name in ("sft", "preferences") if num_rows[name]]
     load = [f'{name} = load_dataset("{place}", "{name}", split="train")' for name in filled]
     body = _BODY.format(
@@ -87,8 +91,12 @@ def dataset_card(
             ("data set", "domain", "from", "licence"), map(_dataset_row, _train(recipe))
         ),
         rules=_rules(recipe, yields),
+        rows=_rows(recipe, entries),
         prompts=table(("data set", "domain", *_PROMPTS), map(_prompt_row, yields.prompts)),
-        answers=table(("data set", "source", *_ANSWERS), map(_source_row, yields.sources)),
+        answers=table(
+            ("data set", "source", *_ANSWERS),
+            [_source_row(row, entries) for row in yields.sources],
+        ),
         hashes=listed(hashes),
     )
     return with_front_matter(_facts(recipe, filled), body)
@@ -128,7 +136,7 @@ def _rules(recipe: Recipe, yields: Yields) -> str:
     ]
     left_out = [
         name
-        for name in ("truncated", "refusals", "duplicates", "same_text")
+        for name in ("truncated", "refusals", "too_long", "duplicates", "same_text")
         if getattr(selection, f"drop_{name}")
     ]
     lines = [
@@ -141,9 +149,25 @@ def _rules(recipe: Recipe, yields: Yields) -> str:
         f"- usable answers that a pair needs: {selection.min_answers}",
         f"- left out besides empty and unjudged answers: {', '.join(left_out) or 'nothing'}",
         f"- seed of the split: {selection.seed}",
+        *_ingest_rules(recipe),
     ]
     columns = ("domain", "judge", "pairs", "split", "share of sft", "margin")
     return "\n".join(lines) + "\n\n" + table(columns, domains)
+
+
+def _ingest_rules(recipe: Recipe) -> list[str]:
+    near, run = recipe.ingest.near_duplicates, recipe.ingest.overlap_words
+    lines = ["- prompts left out as equal: to a held-out one, or to one before"]
+    if near is not None:
+        lines.append(f"- as nearly equal: from {near:g} of equal shingles")
+    if run is not None:
+        lines.append(f"- as contaminated: {run} words in a row shared with a held-out prompt")
+    for dataset in _train(recipe):
+        values = [f"`{path}` {' or '.join(held)}" for path, held in dataset.exclude.items()]
+        topics = [f"prompts for {topic}" for topic in dataset.exclude_topics]
+        if values or topics:
+            lines.append(f"- as excluded from {dataset.name}: {', '.join([*values, *topics])}")
+    return lines
 
 
 def _ranked_by(recipe: Recipe) -> str:
@@ -164,7 +188,27 @@ def _policy(recipe: Recipe, domain: str) -> tuple[object, ...]:
 
 
 _PROMPTS = ("prompts", "sft", "pairs", "in both", "dropped")
-_ANSWERS = ("answers", "correct", "wrong", "mean reward", "left out", "sft", "pairs", "pairs lost")
+_ANSWERS = (
+    "failed",
+    "answers",
+    "correct",
+    "wrong",
+    "mean reward",
+    "left out",
+    "sft",
+    "pairs",
+    "pairs lost",
+)
+
+
+def _rows(recipe: Recipe, entries: Entries) -> str:
+    """The rows that were read of the train data sets, where they were counted."""
+    train = {dataset.name for dataset in _train(recipe)}
+    counted = [row for row in entries.rows if row.dataset in train]
+    if not counted:
+        return ""
+    rows = [(row.dataset, row.rows, row.prompts, _dropped(row.left_out)) for row in counted]
+    return "\n" + table(("data set", "rows", "prompts", "left out"), rows) + "\n"
 
 
 def _prompt_row(row: PromptYield) -> tuple[object, ...]:
@@ -172,10 +216,12 @@ def _prompt_row(row: PromptYield) -> tuple[object, ...]:
     return row.dataset, row.domain, *counts, _dropped(row.dropped)
 
 
-def _source_row(row: SourceYield) -> tuple[object, ...]:
+def _source_row(row: SourceYield, entries: Entries) -> tuple[object, ...]:
+    failed = _dropped(entries.failed(row.dataset, row.source)) if entries.answers else ""
     mean = "" if row.reward_mean is None else f"{row.reward_mean:.4f}"
     counts = (row.answers, row.correct, row.wrong, mean, _dropped(row.answers_dropped))
-    return row.dataset, row.source, *counts, row.sft, row.pairs, _dropped(row.pairs_dropped)
+    gave = (*counts, row.sft, row.pairs, _dropped(row.pairs_dropped))
+    return row.dataset, row.source, failed, *gave
 
 
 def _dataset_row(dataset: Dataset) -> tuple[object, ...]:

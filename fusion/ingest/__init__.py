@@ -2,7 +2,7 @@
 
 from fusion.ingest.answers import AnswerMapping, ImportedAnswers, import_answers, map_answers
 from fusion.ingest.ingest import Ingested, ingest_datasets, ingest_key
-from fusion.ingest.matches import Match
+from fusion.ingest.matches import Drop
 from fusion.ingest.prompts import PromptMapping, map_rows
 from fusion.ingest.reading import DataPath, check_data_path, read_rows
 from fusion.ingest.rewards import import_rewards, map_rewards
@@ -13,9 +13,9 @@ __all__ = [
     "AnswerMapping",
     "DataPath",
     "DatasetCounts",
+    "Drop",
     "ImportedAnswers",
     "Ingested",
-    "Match",
     "PromptMapping",
     "check_data_path",
     "import_answers",

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from fusion.identity import content_hash
-from fusion.ingest.matches import Match
+from fusion.ingest.matches import Drop, Match
 from fusion.ingest.near_duplicates import find_near_duplicates
 from fusion.ingest.overlap import find_contaminated
 from fusion.ingest.prompts import PromptMapping, map_rows
@@ -41,8 +41,8 @@ class Ingested:
     prompts: pa.Table
     quarantined: pa.Table
     by_dataset: dict[str, DatasetCounts]
-    matches: list[Match]
-    """The prompts that were dropped for their likeness to another, short of being equal."""
+    drops: list[Drop]
+    """Every row that a rule left out, by data set and row."""
 
 
 @dataclass
@@ -50,17 +50,25 @@ class _Intake:
     """One data set's rows on their way in."""
 
     dataset: Dataset
-    prompts: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[Mapped] = field(default_factory=list)
     malformed: list[Malformed] = field(default_factory=list)
-    dropped: Counter[str] = field(default_factory=Counter)
+    drops: list[Drop] = field(default_factory=list)
+
+    @property
+    def prompts(self) -> list[dict[str, Any]]:
+        return [row.prompt for row in self.rows]
 
     @property
     def counts(self) -> DatasetCounts:
-        left = len(self.malformed) + self.dropped.total()
+        left = len(self.malformed) + len(self.drops)
+        rules = Counter(drop.rule for drop in self.drops)
         reasons = Counter(row.reason for row in self.malformed)
-        return DatasetCounts(
-            len(self.prompts) + left, len(self.prompts), dict(self.dropped), dict(reasons)
-        )
+        return DatasetCounts(len(self.rows) + left, len(self.rows), dict(rules), dict(reasons))
+
+    def drop(self, number: int, rule: str, prompt: dict[str, Any] | None, **found: Any) -> None:
+        """Note that a rule left a row out, and what it found."""
+        ids = {"prompt_id": prompt["prompt_id"], "dropped": prompt["origin"]} if prompt else {}
+        self.drops.append(Drop(self.dataset.name, number, rule, **ids, **found))
 
 
 def ingest_key(recipe: Recipe) -> str:
@@ -88,16 +96,13 @@ def ingest_datasets(recipe: Recipe) -> Ingested:
     intakes = [_take_in(dataset, recipe.malformed_limit) for dataset in recipe.datasets]
     test_first = sorted(intakes, key=lambda intake: intake.dataset.split != "test")
     _drop_equal(test_first)
-    matches = []
     if recipe.ingest.overlap_words is not None:
         train, test = _by_split(test_first)
-        matches += find_contaminated(train, test, recipe.ingest.overlap_words)
-        _drop_matched(intakes, matches)
+        _drop_matched(intakes, find_contaminated(train, test, recipe.ingest.overlap_words))
     if recipe.ingest.near_duplicates is not None:
         train, test = _by_split(test_first)
         near = find_near_duplicates([*test, *train], recipe.ingest.near_duplicates)
         _drop_matched(intakes, near)
-        matches += near
     return Ingested(
         prompts=pa.concat_tables(
             pa.Table.from_pylist(intake.prompts, schema=PROMPTS) for intake in intakes
@@ -106,7 +111,9 @@ def ingest_datasets(recipe: Recipe) -> Ingested:
             quarantine_rows("ingest", intake.dataset.name, intake.malformed) for intake in intakes
         ),
         by_dataset={intake.dataset.name: intake.counts for intake in intakes},
-        matches=matches,
+        drops=[
+            drop for intake in intakes for drop in sorted(intake.drops, key=lambda drop: drop.row)
+        ],
     )
 
 
@@ -119,7 +126,7 @@ def _take_in(dataset: Dataset, malformed_limit: float) -> _Intake:
         if isinstance(outcome, Malformed):
             intake.malformed.append(outcome)
         elif isinstance(outcome, Dropped):
-            intake.dropped[outcome.rule] += 1
+            intake.drop(outcome.number, outcome.rule, outcome.prompt, text=outcome.text)
         else:
             mapped.append(outcome)
     unusable = unusable_answers([row.prompt for row in mapped])
@@ -127,7 +134,7 @@ def _take_in(dataset: Dataset, malformed_limit: float) -> _Intake:
         if error := unusable.get(position):
             intake.malformed.append(Malformed(row.number, error.reason, error.detail))
         else:
-            intake.prompts.append(row.prompt)
+            intake.rows.append(row)
     intake.malformed.sort(key=lambda row: row.number)
     what, entered = f"The data set {dataset.name}", intake.counts.entered
     check_share(what, dataset.path, entered, intake.malformed, malformed_limit)
@@ -136,17 +143,17 @@ def _take_in(dataset: Dataset, malformed_limit: float) -> _Intake:
 
 def _drop_equal(test_first: Iterable[_Intake]) -> None:
     """Leave the first of equal prompts, and no train prompt that is a test prompt."""
-    seen: dict[str, str] = {}
+    seen: dict[str, dict[str, Any]] = {}
     for intake in test_first:
         left = []
-        for prompt in intake.prompts:
-            key, split = prompt["dedupe_key"], prompt["split"]
-            if key in seen:
-                intake.dropped["duplicate" if seen[key] == split else "held_out"] += 1
+        for row in intake.rows:
+            kept = seen.setdefault(row.prompt["dedupe_key"], row.prompt)
+            if kept is row.prompt:
+                left.append(row)
             else:
-                seen[key] = split
-                left.append(prompt)
-        intake.prompts = left
+                rule = "duplicate" if kept["split"] == row.prompt["split"] else "held_out"
+                intake.drop(row.number, rule, row.prompt, kept=kept["origin"])
+        intake.rows = left
 
 
 def _by_split(test_first: Iterable[_Intake]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -157,9 +164,13 @@ def _by_split(test_first: Iterable[_Intake]) -> tuple[list[dict[str, Any]], list
 
 
 def _drop_matched(intakes: Iterable[_Intake], matches: Iterable[Match]) -> None:
-    rules = {match.prompt_id: match.rule for match in matches}
+    by_id = {match.prompt_id: match for match in matches}
     for intake in intakes:
-        intake.dropped.update(
-            rules[prompt["prompt_id"]] for prompt in intake.prompts if prompt["prompt_id"] in rules
-        )
-        intake.prompts = [p for p in intake.prompts if p["prompt_id"] not in rules]
+        left = []
+        for row in intake.rows:
+            if match := by_id.get(row.prompt["prompt_id"]):
+                found = {"similarity": match.similarity, "text": match.text}
+                intake.drop(row.number, match.rule, row.prompt, kept=match.kept, **found)
+            else:
+                left.append(row)
+        intake.rows = left

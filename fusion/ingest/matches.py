@@ -1,4 +1,4 @@
-"""A prompt that was left out because of another, and what the two have in common."""
+"""A prompt that was left out, and why: often for another, with which it has something in common."""
 
 from dataclasses import dataclass
 
@@ -18,3 +18,22 @@ class Match:
     """Of the shingles; of an overlap, the share of the test prompt's words that it covers."""
     text: str
     """Where a prompt overlaps, the words that both share; else the last turn of the one kept."""
+
+
+@dataclass(frozen=True)
+class Drop:
+    """A row that a rule left out; a line of the ingest log."""
+
+    dataset: str
+    row: int
+    rule: str
+    prompt_id: str | None = None
+    """None where the row was left out before it was read as a prompt."""
+    dropped: str | None = None
+    """The origin of the prompt: data set, and the row's own id where it has one."""
+    kept: str | None = None
+    """The origin of the prompt that stays instead."""
+    similarity: float | None = None
+    """As in `Match`."""
+    text: str | None = None
+    """What the rule found: a path and its value, the sign of a topic, or as in `Match`."""

@@ -18,7 +18,7 @@ from fusion.ingest.fields import (
 )
 from fusion.ingest.reading import Read
 from fusion.ingest.rows import Dropped, Malformed, Mapped, Row, RowError
-from fusion.ingest.topics import topic_of
+from fusion.ingest.topics import TopicSign, find_topic
 from fusion.recipe import Dataset
 
 # A million characters are some 250,000 tokens: beyond what a source reads.
@@ -37,17 +37,18 @@ class PromptMapping:
         self.fields = {name: parse_field(text) for name, text in dataset.fields.items()}
         self._exclude = {parse_path(path): values for path, values in dataset.exclude.items()}
 
-    def is_excluded(self, row: Row) -> bool:
-        """Whether the recipe leaves this row out by the value of one of its columns."""
-        return any(_holds(row, path, values) for path, values in self._exclude.items())
+    def excluded_value(self, row: Row) -> str | None:
+        """The path and value by which the recipe leaves this row out, None where it does not."""
+        found = (_held(row, path, values) for path, values in self._exclude.items())
+        return next((held for held in found if held is not None), None)
 
-    def excluded_topic(self, messages: list[Message]) -> str | None:
+    def excluded_topic(self, messages: list[Message]) -> TopicSign | None:
         """The topic that leaves a prompt out, if the user asks for one of those excluded."""
         if not self.dataset.exclude_topics:
             return None
         turns = [message["content"] for message in messages if message["role"] == "user"]
-        topics = {topic_of(turn) for turn in turns}
-        return next((topic for topic in self.dataset.exclude_topics if topic in topics), None)
+        signs = {found.topic: found for turn in turns if (found := find_topic(turn))}
+        return next((signs[topic] for topic in self.dataset.exclude_topics if topic in signs), None)
 
     def watch(self) -> PathWatch:
         """A watch over every path that the mapping reads."""
@@ -124,14 +125,15 @@ def map_rows(mapping: PromptMapping, rows: Read) -> Iterator[Mapped | Malformed 
 
 
 def _map_row(mapping: PromptMapping, row: Row) -> Mapped | Malformed | Dropped:
-    if mapping.is_excluded(row):
-        return Dropped(row.number, "excluded")
+    if held := mapping.excluded_value(row):
+        return Dropped(row.number, "excluded", held)
     try:
         prompt = mapping.prompt(row)
     except RowError as error:
         return Malformed(row.number, error.reason, error.detail)
-    topic = mapping.excluded_topic(prompt["messages"])
-    return Dropped(row.number, f"{topic}_prompt") if topic else Mapped(row.number, prompt)
+    if found := mapping.excluded_topic(prompt["messages"]):
+        return Dropped(row.number, f"{found.topic}_prompt", found.sign, prompt)
+    return Mapped(row.number, prompt)
 
 
 def _checked_length(messages: list[Message]) -> list[Message]:
@@ -142,8 +144,10 @@ def _checked_length(messages: list[Message]) -> list[Message]:
     return messages
 
 
-def _holds(row: Row, path: Path, values: tuple[str, ...]) -> bool:
+def _held(row: Row, path: Path, values: tuple[str, ...]) -> str | None:
+    """The path with its value, if that is one of these."""
     try:
-        return text_of(path.read(row.columns), path.text) in values
+        text = text_of(path.read(row.columns), path.text)
     except RowError:
-        return False
+        return None
+    return f"{path.text}: {text}" if text in values else None

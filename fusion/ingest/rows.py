@@ -39,10 +39,12 @@ class Mapped:
 
 @dataclass(frozen=True)
 class Dropped:
-    """A row that a rule leaves out."""
+    """A row that a rule leaves out, what of it the rule found, and its prompt if it was read."""
 
     number: int
     rule: str
+    text: str
+    prompt: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)

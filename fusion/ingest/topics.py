@@ -6,13 +6,14 @@ prompt that but mentions a computer or a number is neither.
 """
 
 import re
-from collections.abc import Set
-from typing import Literal
+from collections.abc import Iterable, Set
+from typing import Literal, NamedTuple
 
 Topic = Literal["code", "math"]
 
 # Further down a long prompt stands the document to work on, not what is asked.
 _MAX_CHARACTERS = 20_000
+_SIGN_CHARACTERS = 200
 
 _WORD = re.compile(r"[\w+#.]+")
 
@@ -142,36 +143,63 @@ _WORD_PROBLEM_WORDS = 180
 _SHORT_WORDS = 60
 
 
-def topic_of(text: str) -> Topic | None:
-    """`code` or `math` where the text asks for that; else None."""
+class TopicSign(NamedTuple):
+    """What a text asks for, and what told so."""
+
+    topic: Topic
+    sign: str
+
+
+def find_topic(text: str) -> TopicSign | None:
+    """`code` or `math` where the text asks for that, with its first sign; else None."""
     start = text[:_MAX_CHARACTERS].lower()
     words = frozenset(word.rstrip(".") for word in _WORD.findall(start))
-    if _is_surely_code(start, words):
-        return "code"
-    if any(pattern.search(start) for pattern in _MATH):
-        return "math"
+    if sign := _sure_code(start, words):
+        return TopicSign("code", sign)
+    if sign := _first_match(_MATH, start):
+        return TopicSign("math", sign)
     is_short = len(start.split()) <= _SHORT_WORDS
-    if _kinds(_CODE_WORDS, words) >= 2 or (is_short and not words.isdisjoint(_LANGUAGES)):
-        return "code"
-    if _kinds(_MATH_WORDS, words) >= 2 or _is_word_problem(start):
-        return "math"
+    language = min(words & _LANGUAGES, default="") if is_short else ""
+    if sign := _several_kinds(_CODE_WORDS, words) or language:
+        return TopicSign("code", sign)
+    if sign := _several_kinds(_MATH_WORDS, words) or _word_problem(start):
+        return TopicSign("math", sign)
     return None
 
 
-def _is_surely_code(text: str, words: Set[str]) -> bool:
+def _sure_code(text: str, words: Set[str]) -> str:
     names_language = not words.isdisjoint(_LANGUAGES) or not words.isdisjoint(_AMBIGUOUS)
-    if names_language and any(pattern.search(text) for pattern in _CODE_IN_LANGUAGE):
-        return True
-    if _kinds(_CODE_WORDS, words) and _FENCE.search(text):
-        return True
-    return any(pattern.search(text) for pattern in _CODE)
+    if names_language and (sign := _first_match(_CODE_IN_LANGUAGE, text)):
+        return sign
+    if _kinds(_CODE_WORDS, words) and (fence := _FENCE.search(text)):
+        return _sign(fence)
+    return _first_match(_CODE, text)
 
 
-def _kinds(kinds: tuple[frozenset[str], ...], words: Set[str]) -> int:
-    return sum(not words.isdisjoint(kind) for kind in kinds)
+def _first_match(patterns: Iterable[re.Pattern[str]], text: str) -> str:
+    """The piece of the text that the first pattern to match has found; '' where none does."""
+    return next((_sign(found) for pattern in patterns if (found := pattern.search(text))), "")
 
 
-def _is_word_problem(text: str) -> bool:
-    if len(text.split()) > _WORD_PROBLEM_WORDS or not _QUANTITY.search(text):
-        return False
-    return len(_NUMBER.findall(text)) >= _WORD_PROBLEM_NUMBERS
+def _sign(found: re.Match[str]) -> str:
+    return " ".join(found.group().split())[:_SIGN_CHARACTERS]
+
+
+def _several_kinds(kinds: Iterable[frozenset[str]], words: Set[str]) -> str:
+    """A word of each kind that is there, where there are two or more; else ''."""
+    found = _kinds(kinds, words)
+    return ", ".join(found) if len(found) > 1 else ""
+
+
+def _kinds(kinds: Iterable[frozenset[str]], words: Set[str]) -> list[str]:
+    return [min(words & kind) for kind in kinds if not words.isdisjoint(kind)]
+
+
+def _word_problem(text: str) -> str:
+    """The quantity that is asked for and the first numbers, in what looks like a word problem."""
+    if len(text.split()) > _WORD_PROBLEM_WORDS or not (quantity := _QUANTITY.search(text)):
+        return ""
+    numbers = _NUMBER.findall(text)[:_WORD_PROBLEM_NUMBERS]
+    if len(numbers) < _WORD_PROBLEM_NUMBERS:
+        return ""
+    return ", ".join([_sign(quantity), *numbers])

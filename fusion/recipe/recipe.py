@@ -1,6 +1,7 @@
 """The whole of a recipe, and what its parts must agree on."""
 
 from collections.abc import Collection, Iterable
+from difflib import get_close_matches
 from typing import get_args
 
 from pydantic import Field, model_validator
@@ -9,7 +10,7 @@ from fusion.recipe.datasets import Dataset, Ingest
 from fusion.recipe.judging import Reward, Verification
 from fusion.recipe.running import Cluster, Endpoint, Evaluation, Failures
 from fusion.recipe.section import Name, Section, Share, VerifierName
-from fusion.recipe.selection import Selection
+from fusion.recipe.selection import DOMAIN_PRESETS, Selection
 from fusion.recipe.sources import Source, Target
 from fusion.recipe.training import Dpo, Sft
 
@@ -97,6 +98,21 @@ class Recipe(Section):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _policies_are_meant(self) -> "Recipe":
+        """A domain without preset and section follows instruction, which a slip would hide."""
+        for dataset in self.datasets:
+            domain = dataset.domain
+            if domain in DOMAIN_PRESETS or domain in self.selection.domains:
+                continue
+            nearest = next(iter(get_close_matches(domain, DOMAIN_PRESETS, n=1, cutoff=0.8)), None)
+            is_checked = dataset.split == "train" and bool(dataset.verifier and self.ranking)
+            if nearest or is_checked:
+                if nearest is None and dataset.verifier in DOMAIN_PRESETS:
+                    nearest = dataset.verifier
+                raise ValueError(_say_unmeant(dataset, nearest, is_checked=is_checked))
+        return self
+
     def source(self, name: str) -> Source:
         """The source of that name."""
         return next(s for s in self.sources if s.name == name)
@@ -128,6 +144,16 @@ class Recipe(Section):
         if dataset.split == "test":
             return 1
         return source.samples.get(dataset.domain, dataset.samples)
+
+
+def _say_unmeant(dataset: Dataset, nearest: str | None, *, is_checked: bool) -> str:
+    why = f", where its verifier {dataset.verifier} chooses nothing" if is_checked else ""
+    meant = f"did you mean {nearest}? If not, " if nearest else ""
+    return (
+        f"data set {dataset.name} has the domain {dataset.domain}, which has no policy of its own "
+        f"and would follow that of instruction{why}; {meant}say under "
+        f"selection.domains.{dataset.domain} how its answers are chosen ({{}} for instruction's)"
+    )
 
 
 def _check_known(

@@ -13,6 +13,7 @@ import jinja2
 import polars as pl
 from plotly.offline import get_plotlyjs
 
+from fusion.entries import Entries
 from fusion.report import charts, tables, yield_tables
 from fusion.report.accuracy import measure_accuracy, read_verdicts
 from fusion.report.data import ReportData
@@ -77,6 +78,7 @@ def _sections(data: ReportData) -> dict[str, Any]:
     accuracy = measure_accuracy(verdicts, data.models)
     accuracy_charts = charts.accuracy_figures(accuracy, data.sources)
     yields = by_domain_and_source(data.yields)
+    entries = Entries.of(data.recipe, data.manifests)
     lengths = tables.measure_lengths(data.results, data.models)
     return {
         "recipe": data.recipe,
@@ -91,6 +93,8 @@ def _sections(data: ReportData) -> dict[str, Any]:
         "yield_table": tables.yield_table(yields, data.sources),
         "left_out_charts": charts.left_out_figures(left_out(data.yields)),
         "left_out_table": tables.left_out_table(data.manifests),
+        "row_yields": yield_tables.row_table(entries),
+        "asked_yields": yield_tables.asked_table(entries, data.sources),
         "prompt_yields": yield_tables.prompt_table(data.yields),
         "answer_yields": yield_tables.answer_table(data.yields, data.sources),
         "pair_yields": yield_tables.pair_table(data.yields, data.sources),

@@ -1,7 +1,9 @@
 """The yield report: where every prompt, answer and pair of each data set and source went."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+from fusion.entries import Entries
 from fusion.report.figures import colour_name
 from fusion.report.tables import Cell, TableView
 from fusion.report.text import format_number
@@ -9,6 +11,41 @@ from fusion.selection import SourceYield, Yields
 from fusion.selection.answers import EXCLUSIONS
 from fusion.selection.pairs import PAIR_RULES
 from fusion.selection.split import PROMPT_RULES
+
+IMPORTED = "(imported)"
+
+
+def row_table(entries: Entries) -> TableView | None:
+    """A data set a row: the rows that were read, the prompts they gave, and why others did not."""
+    reasons = _reasons(row.left_out for row in entries.rows)
+    rows = [
+        [
+            Cell(row.dataset),
+            Cell(row.domain),
+            *_numbers(row.rows, row.prompts),
+            *_counts(row.left_out, reasons),
+        ]
+        for row in entries.rows
+    ]
+    head = ["data set", "domain", "rows", "prompts", *_words(reasons)]
+    return TableView(head, rows, 2) if rows else None
+
+
+def asked_table(entries: Entries, sources: Sequence[str]) -> TableView | None:
+    """A data set and source a row: the answers asked, those that came, and why others did not."""
+    reasons = _reasons(row.failed for row in entries.answers)
+    rows = [
+        [
+            Cell(row.dataset or IMPORTED),
+            Cell(row.domain),
+            Cell(row.source, colour=colour_name(row.source, sources)),
+            *_numbers(row.asked, row.answers),
+            *_counts(row.failed, reasons),
+        ]
+        for row in entries.answers
+    ]
+    head = ["data set", "domain", "source", "asked", "answers", *_words(reasons)]
+    return TableView(head, rows, 3) if rows else None
 
 
 def prompt_table(yields: Yields | None) -> TableView | None:
@@ -75,6 +112,11 @@ def _in_use(rules: Iterable[str], dropped: Iterable[Mapping[str, int]]) -> list[
     """The rules at which anything left, in their order."""
     used = {rule for counts in dropped for rule in counts}
     return [rule for rule in rules if rule in used]
+
+
+def _reasons(counts: Iterable[Mapping[str, int]]) -> list[str]:
+    """All for which anything left, the most frequent first."""
+    return [name for name, _ in sum(map(Counter, counts), Counter[str]()).most_common()]
 
 
 def _counts(dropped: Mapping[str, int], rules: Iterable[str]) -> list[Cell]:

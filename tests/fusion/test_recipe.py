@@ -1,5 +1,6 @@
 """Recipes: what is accepted, what is refused and in which words."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusion.errors import BadInputError
-from fusion.recipe import Dpo
+from fusion.recipe import Dpo, Policy
 from fusion.recipe_file import dump_recipe, load_recipe, merge, parse_recipe, recipe_hash
 
 SMALL = {
@@ -110,6 +111,42 @@ def test_two_sources_of_one_name_are_refused():
 def test_a_domain_that_no_data_set_has_is_refused(changes):
     said = _refusal({**SMALL, **changes})
     assert "names the domain maths, which no data set has; they have instruction" in said
+
+
+def _with_a_domain(domain, *, reward=True, domains=None, **dataset):
+    dataset = {**SMALL["datasets"][0], "domain": domain, **dataset}
+    changes = {"datasets": [dataset], "selection": {"domains": domains or {}}}
+    if reward:
+        changes["reward"] = {"model": "org/reward", "revision": "v1"}
+    return SMALL | changes
+
+
+CHECKED = {"verifier": "math", "fields": {"prompt": "q", "gold": "a"}}
+
+
+@pytest.mark.parametrize(
+    ("domain", "dataset", "said"),
+    [
+        ("maths", {}, "the domain maths, which has no policy.* did you mean math\\?"),
+        ("maths", {"split": "test"}, "did you mean math\\?"),
+        ("instructions", {}, "did you mean instruction\\?"),
+        ("numbers", CHECKED, "verifier math chooses nothing; did you mean math\\?"),
+        (
+            "science",
+            CHECKED | {"verifier": "exact"},
+            "nothing; say under selection.domains.science",
+        ),
+    ],
+)
+def test_a_domain_that_would_follow_instruction_by_a_slip_is_refused(domain, dataset, said):
+    assert re.search(said, _refusal(_with_a_domain(domain, **dataset)))
+    parse_recipe(_with_a_domain(domain, domains={domain: {}}, **dataset))
+
+
+@pytest.mark.parametrize("dataset", [{}, CHECKED | {"split": "test"}, CHECKED | {"reward": False}])
+def test_a_domain_of_another_name_follows_instruction(dataset):
+    recipe = parse_recipe(_with_a_domain("medicine", **dataset))
+    assert recipe.selection.policy("medicine") == Policy()
 
 
 def test_margin_upside_down_is_refused():

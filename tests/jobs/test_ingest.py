@@ -67,6 +67,15 @@ def test_likeness_is_written_where_a_person_can_read_it(tmp_path: Path) -> None:
     assert (line["dropped"], line["kept"], line["text"]) == ("d:2", "d:1", f"{poem}.")
 
 
+def test_every_drop_has_a_line(tmp_path: Path) -> None:
+    write_rows(tmp_path, '{"q": "a"}', '{"q": "b"}', '{"q": "A"}', "{")
+    run = small_run(tmp_path)
+    run_ingest(run)
+    (line,) = map(json.loads, run.ingest_log.read_text().splitlines())
+    assert (line["dataset"], line["row"], line["rule"]) == ("d", 3, "duplicate")
+    assert (line["dropped"], line["kept"]) == ("d:3", "d:1")
+
+
 def test_stage_done_for_the_same_files_is_skipped(tmp_path: Path) -> None:
     write_rows(tmp_path, '{"q": "a"}')
     run = small_run(tmp_path)

@@ -11,7 +11,7 @@ from fusion.errors import BadInputError
 from fusion.models import known_engine_options
 from fusion.recipe import Recipe
 from fusion.recipe_file import load_recipe
-from jobs.validate import validate
+from jobs.validate import check_templates, validate
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = sorted((ROOT / "recipes" / "fusechat-3.0").glob("*.yaml"))
@@ -290,3 +290,23 @@ def test_imported_rewards_of_the_hub_are_taken_at_their_revision(make_recipe: Ma
 def test_a_tracker_that_is_not_installed_is_refused(make_recipe: MakeRecipe) -> None:
     with pytest.raises(BadInputError, match="wandb, which is not installed"):
         validate(make_recipe(dpo={"trackers": ["wandb"]}))
+
+
+@pytest.mark.parametrize(
+    ("section", "stages", "what"),
+    [
+        ("source", {"sample"}, "The source one"),
+        ("target", {"sft"}, "The target"),
+        ("target", {"evaluate"}, "The target"),
+        ("reward", {"score"}, "The reward"),
+    ],
+)
+def test_a_run_checks_the_templates_of_the_models_it_brings_up(
+    make_recipe: MakeRecipe, save_model: SaveModel, section: str, stages: set[str], what: str
+) -> None:
+    broken = save_model("{{ raise_exception('no') }}")
+    recipe = make_recipe(**{section: {"model": broken}})
+    with pytest.raises(BadInputError, match=f"{what}: The chat template of {broken} failed"):
+        check_templates(recipe, stages)
+    check_templates(recipe, {"ingest", "select", "report"})
+    check_templates(make_recipe(), stages)

@@ -148,6 +148,35 @@ def test_topic_of_any_turn_of_the_user_counts(
     assert (counts.results, counts.dropped) == (0, {"code_prompt": 2})
 
 
+def test_every_row_that_a_rule_left_out_is_told_with_what_the_rule_found(
+    write_lines: WriteLines, make_recipe: MakeRecipe
+) -> None:
+    rows = [
+        {"q": "Write a Python function that adds.", "kind": "Chat", "n": "one"},
+        {"q": "Hello", "kind": "Math", "n": "two"},
+        {"q": "Hello", "kind": "Chat", "n": "three"},
+        {"q": "hello ", "kind": "Chat", "n": "four"},
+        {"q": "Good day", "kind": "Chat", "n": "five"},
+    ]
+    train = {
+        "name": "train",
+        "path": write_lines("a.jsonl", rows),
+        "fields": {"prompt": "q", "id": "n"},
+        "exclude": {"kind": ["Math"]},
+        "exclude_topics": ["code"],
+    }
+    test = {"name": "test", "path": write_lines("b.jsonl", [{"q": "good day"}]), "split": "test"}
+    ingested = ingest_datasets(make_recipe(train, test))
+    assert [(d.dataset, d.row, d.rule, d.dropped, d.kept, d.text) for d in ingested.drops] == [
+        ("train", 1, "code_prompt", "train:one", None, "write a python function"),
+        ("train", 2, "excluded", None, None, "kind: Math"),
+        ("train", 4, "duplicate", "train:four", "train:three", None),
+        ("train", 5, "held_out", "train:five", "test:1", None),
+    ]
+    dropped = ingested.by_dataset["train"].dropped
+    assert dropped == {"excluded": 1, "code_prompt": 1, "duplicate": 1, "held_out": 1}
+
+
 def near_and_quoting(write_lines: WriteLines) -> list[dict[str, Any]]:
     """Train data with a near duplicate, a quote of a test prompt, and one nearly a test prompt."""
     riddle = "Three sailors share one boat and two oars; tell me who rows when the wind is down."
@@ -168,13 +197,13 @@ def test_likeness_is_counted_by_rule_and_reported_with_its_text(
     datasets = near_and_quoting(write_lines)
     ingested = ingest_datasets(make_recipe(*datasets))
     assert ingested.prompts["origin"].to_pylist() == ["first:1", "test:1", "test:2"]
-    found = [(m.dropped, m.kept, m.rule) for m in ingested.matches]
+    found = [(drop.dropped, drop.kept, drop.rule) for drop in ingested.drops]
     assert found == [
         ("first:2", "test:1", "contaminated"),
-        ("second:2", "test:2", "contaminated"),
         ("second:1", "first:1", "near_duplicate"),
+        ("second:2", "test:2", "contaminated"),
     ]
-    assert ingested.matches[0].text.startswith("Three sailors share")
+    assert str(ingested.drops[0].text).startswith("Three sailors share")
     assert ingested.by_dataset["first"].dropped == {"contaminated": 1}
     assert ingested.by_dataset["second"].dropped == {"contaminated": 1, "near_duplicate": 1}
 
@@ -208,7 +237,7 @@ def test_contaminated_prompt_takes_no_other_with_it(
 def test_same_files_give_the_same_bytes(write_lines: WriteLines, make_recipe: MakeRecipe) -> None:
     recipe = make_recipe(*near_and_quoting(write_lines))
     one, other = ingest_datasets(recipe), ingest_datasets(recipe)
-    assert one.prompts.equals(other.prompts) and one.matches == other.matches
+    assert one.prompts.equals(other.prompts) and one.drops == other.drops
 
 
 @pytest.mark.parametrize(

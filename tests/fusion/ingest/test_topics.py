@@ -7,10 +7,15 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from fusion.ingest.topics import topic_of
+from fusion.ingest.topics import find_topic
 
 ROOT = Path(__file__).resolve().parents[3]
 DATA = Path(os.environ.get("CRUCIBLE_DATA", ROOT.parent / "shared" / "data"))
+
+
+def topic_of(text: str) -> str | None:
+    found = find_topic(text)
+    return found.topic if found else None
 
 
 @pytest.mark.parametrize(
@@ -40,6 +45,23 @@ DATA = Path(os.environ.get("CRUCIBLE_DATA", ROOT.parent / "shared" / "data"))
 )
 def test_topic_of_a_prompt(text: str, topic: str | None) -> None:
     assert topic_of(text) == topic
+
+
+@pytest.mark.parametrize(
+    ("text", "sign"),
+    [
+        ("Write a Python function\n that adds.", "write a python function"),
+        ("Why?\n```python\nx\n```", "```python"),
+        ("What is $\\frac{1}{2}$?", "\\frac"),
+        ("Explain the algorithm behind this program.", "program, algorithm"),
+        ("Why is Python popular?", "python"),
+        ("Is the equation easy? Prove it.", "equation, prove"),
+        ("Ann has 3 apples and buys 4. How many are there?", "how many, 3, 4"),
+    ],
+)
+def test_the_sign_of_a_topic_is_told(text: str, sign: str) -> None:
+    found = find_topic(text)
+    assert found is not None and found.sign == sign
 
 
 def published(name: str, expression: pl.Expr) -> list[str]:

@@ -1,6 +1,13 @@
 import pytest
 
-from fusion.report.yield_tables import answer_table, pair_table, prompt_table
+from fusion.entries import AnswersAsked, Entries, RowsRead
+from fusion.report.yield_tables import (
+    answer_table,
+    asked_table,
+    pair_table,
+    prompt_table,
+    row_table,
+)
 from tests.fusion.report.sample import SOURCES, sample_data
 
 
@@ -56,3 +63,27 @@ def test_before_anything_was_selected_there_is_no_table():
     assert prompt_table(None) is None
     assert answer_table(None, SOURCES) is None
     assert pair_table(None, SOURCES) is None
+
+
+def test_rows_and_answers_that_left_before_selection_have_their_reasons():
+    rows = [
+        RowsRead("a", "math", 9, 5, {"duplicate": 4}),
+        RowsRead("b", "math", 3, 0, {"excluded": 2, "invalid_json": 1}),
+    ]
+    asked = [
+        AnswersAsked("a", "math", SOURCES[0], 20, 18, {"timeout": 2}),
+        AnswersAsked("", "", SOURCES[1], 7, 4, {"no_prompt": 3}),
+    ]
+    entries = Entries(tuple(rows), tuple(asked))
+    table = row_table(entries)
+    assert table.head[4:] == ["duplicate", "excluded", "invalid json"]
+    assert [list(numbers(table, row).values()) for row in table.rows] == [
+        [9, 5, 4, 0, 0],
+        [3, 0, 0, 2, 1],
+    ]
+    table = asked_table(entries, SOURCES)
+    assert [row[0].text for row in table.rows] == ["a", "(imported)"]
+    assert numbers(table, table.rows[0]) == {
+        "asked": 20, "answers": 18, "timeout": 2, "no prompt": 0
+    }  # fmt: skip
+    assert row_table(Entries()) is None and asked_table(Entries(), SOURCES) is None
