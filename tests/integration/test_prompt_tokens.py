@@ -4,21 +4,28 @@ import asyncio
 import os
 import shutil
 from concurrent.futures import ProcessPoolExecutor
+from io import StringIO
 from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from cluster.connection import connected
 from fusion.chat import load_tokenizer
-from fusion.errors import CrucibleError
+from fusion.errors import BadInputError, CrucibleError
 from fusion.identity import response_id
 from fusion.recipe import Engine, Sampling
+from fusion.recipe_file import load_recipe
+from fusion.run import Run
+from jobs.progress import Progress
+from jobs.run import run_recipe
 from services.applications import serving, start_serve
 from services.source import Served, engine_arguments, source_application
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
+HERE = Path(__file__).parent
 MODEL = str(Path(__file__).parents[2] / "rehearsal" / "models" / "llama")
 KEY = "a-source-key"
 USER = {"role": "user", "content": "Say river stone two times"}
@@ -84,15 +91,29 @@ def test_the_engine_continues_exactly_what_the_template_says(given, name):
     assert given[name] == expected
 
 
-def test_a_source_whose_template_cannot_ask_does_not_start_and_says_why(tmp_path):
+@pytest.fixture
+def mute(tmp_path):
+    """A model whose template does not say where an answer begins."""
     folder = tmp_path / "model"
     shutil.copytree(MODEL, folder)
     (folder / "chat_template.jinja").write_text("{{ messages[0].content }} {{ 1 }}")
-    application = source_application(
-        Served("llama", str(folder), None, Engine()), on_cpu=True, threads=1
-    )
-    sentence = f"asked did not start: The chat template of {folder} has no generation prompt"
+    return str(folder)
+
+
+def test_a_source_whose_template_cannot_ask_does_not_start_and_says_why(mute):
+    application = source_application(Served("llama", mute, None, Engine()), on_cpu=True, threads=1)
+    sentence = f"asked did not start: The chat template of {mute} has no generation prompt"
     with connected():
         start_serve()
         with pytest.raises(CrucibleError, match=sentence), serving({"asked": application}):
             pass
+
+
+def test_a_run_refuses_such_a_model_before_it_reads_a_prompt(mute, tmp_path):
+    recipe = load_recipe(HERE / "sampling.yaml", {"storage": str(tmp_path / "runs")})
+    sources = [recipe.sources[0].model_copy(update={"model": mute}), *recipe.sources[1:]]
+    changed = recipe.model_copy(update={"sources": tuple(sources)})
+    progress = Progress(Console(file=StringIO()))
+    with pytest.raises(BadInputError, match="The source llama: The chat template of"):
+        run_recipe(changed, ["ingest", "sample"], progress)
+    assert not Run(changed).manifest("ingest").exists()
