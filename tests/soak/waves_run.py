@@ -32,7 +32,7 @@ from services.answers import Answer, Finished, Manner, SampleRequest, Wanted
 from services.reward import reward_application
 from services.source import source_application
 
-SAMPLE_S, SCORE_S = 15.0, 0.75
+SAMPLE_S, SCORE_S = 15.0, 0.4
 WINDOW = 256
 
 
