@@ -55,9 +55,9 @@ def _column(row: dict[str, Any]) -> str:
     return "correct" if row["correct"] else "wrong"
 
 
-def _batches(file: Path) -> Iterator[list[tuple[int, str]]]:
-    batch: list[tuple[int, str]] = []
-    with file.open(encoding="utf-8", errors="replace") as lines:
+def _batches(file: Path) -> Iterator[list[tuple[int, bytes]]]:
+    batch: list[tuple[int, bytes]] = []
+    with file.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():
                 batch.append((number, line))
@@ -67,16 +67,18 @@ def _batches(file: Path) -> Iterator[list[tuple[int, str]]]:
     yield batch
 
 
-def _grade(batch: list[tuple[int, str]], verifiers: Verifiers) -> list[dict[str, Any]]:
+def _grade(batch: list[tuple[int, bytes]], verifiers: Verifiers) -> list[dict[str, Any]]:
     parsed = [_parse(number, line) for number, line in batch]
     tasks = [task for _, task in parsed if isinstance(task, Task)]
     outcomes = iter(verifiers.verify(tasks))
     return [_row(name, next(outcomes) if isinstance(task, Task) else task) for name, task in parsed]
 
 
-def _parse(number: int, line: str) -> tuple[Any, Task | Malformed]:
+def _parse(number: int, line: bytes) -> tuple[Any, Task | Malformed]:
     try:
-        row = json.loads(line)
+        row = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        return number, Malformed(f"line {number} is not UTF-8: {error.reason}")
     except (ValueError, RecursionError) as error:
         return number, Malformed(f"line {number} is not JSON: {error}")
     if not isinstance(row, dict):

@@ -27,7 +27,7 @@ from fusion.recipe import Dataset, Recipe
 from fusion.records import PROMPTS
 
 # Goes up when the same files would give other prompts.
-VERSION = 2
+VERSION = 3
 _SHAPING_KEYS = {
     "name", "domain", "verifier", "split", "language", "fields", "turn_marker", "exclude",
     "exclude_topics", "limit",

@@ -4,7 +4,13 @@ import re
 import unicodedata
 from time import perf_counter
 
-from fusion.verification.final_answer import boxes, last_line, phrase_tails, worked_tails
+from fusion.verification.final_answer import (
+    boxes,
+    ending,
+    last_line,
+    phrase_tails,
+    worked_tails,
+)
 from fusion.verification.task import Malformed, Task, Verdict
 
 _WRAPPERS = re.compile(r"\\(?:text|mathrm|mathbf|textbf)\s*\{([^{}]*)\}")
@@ -34,7 +40,7 @@ def read_choice(reply: str) -> str | None:
     last line or the whole reply; then the last bracketed letter or "option X". A bare capital in
     running prose is an article or a pronoun, so it never counts.
     """
-    text = _plain(reply)
+    text = _plain(ending(reply))
     marked = sorted(phrase_tails(text) + boxes(text) + worked_tails(text))
     for _, tail in reversed(marked):
         letter = _leading_letter(tail) or _first_letter(tail)

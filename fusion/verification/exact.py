@@ -3,7 +3,7 @@
 import unicodedata
 from time import perf_counter
 
-from fusion.verification.final_answer import boxes, last_line, phrase_tails
+from fusion.verification.final_answer import boxes, ending, last_line, phrase_tails
 from fusion.verification.task import Malformed, Task, Verdict
 
 _WRAPPING = " \t*_`\"'“”‘’"
@@ -29,8 +29,9 @@ def judge_exact(reply: str, gold: str) -> tuple[bool, str]:
         return True, "equal"
     if not reply.strip():
         return False, "no_answer"
-    marked = [(where, tail) for where, tail in phrase_tails(reply) + boxes(reply) if tail]
-    final = max(marked)[1] if marked else last_line(reply)
+    end = ending(reply)
+    marked = [(where, tail) for where, tail in phrase_tails(end) + boxes(end) if tail]
+    final = max(marked)[1] if marked else last_line(end)
     return (True, "equal") if normalise(final) == wanted else (False, "wrong_answer")
 
 

@@ -13,7 +13,17 @@ _PHRASE = re.compile(
 )
 _WORKED = re.compile(r"^[ \t]*####", re.MULTILINE)
 _BOX = re.compile(r"\\f?boxed\s*\{")
+_BRACE = re.compile(r"(?<!\\)[{}]")
 _EMPHASIS = "*_` \t"
+_BEFORE_LINE = re.compile(r"[*_` \t\n\r:：]*")
+# A final answer stands near the end and is short: what is looked at has a bound, so has the time.
+_MAX_REPLY = 100_000
+_MAX_ANSWER = 2_000
+
+
+def ending(reply: str) -> str:
+    """The part of a reply that is searched for its final answer: its last 100,000 characters."""
+    return reply[-_MAX_REPLY:]
 
 
 def phrase_tails(reply: str) -> list[tuple[int, str]]:
@@ -31,8 +41,9 @@ def worked_tails(reply: str) -> list[tuple[int, str]]:
 
 def boxes(reply: str) -> list[tuple[int, str]]:
     r"""The content of each `\boxed{...}` whose braces close, with its position."""
-    found = ((match.end(), _braced(reply, match.end())) for match in _BOX.finditer(reply))
-    return [(position, content) for position, content in found if content is not None]
+    starts = [match.end() for match in _BOX.finditer(reply)]
+    ends = _closing_braces(reply) if starts else {}
+    return [(at, _cut(reply, at, ends[at]).strip()) for at in starts if at in ends]
 
 
 def last_line(reply: str) -> str:
@@ -42,14 +53,23 @@ def last_line(reply: str) -> str:
 
 
 def _line_from(text: str, position: int) -> str:
-    rest = text[position:].lstrip(_EMPHASIS + "\n\r:：")
-    return rest.split("\n", 1)[0].strip(_EMPHASIS + "\r")
+    match = _BEFORE_LINE.match(text, position)
+    start = match.end() if match else position
+    end = text.find("\n", start)
+    return _cut(text, start, len(text) if end < 0 else end).strip(_EMPHASIS + "\r")
 
 
-def _braced(text: str, start: int) -> str | None:
-    depth = 1
-    for brace in re.finditer(r"(?<!\\)[{}]", text[start:]):
-        depth += 1 if brace.group() == "{" else -1
-        if depth == 0:
-            return text[start : start + brace.start()].strip()
-    return None
+def _cut(text: str, start: int, end: int) -> str:
+    return text[start : min(end, start + _MAX_ANSWER)]
+
+
+def _closing_braces(text: str) -> dict[int, int]:
+    """Where each brace that is closed closes, by the position behind its opening."""
+    opened: list[int] = []
+    ends = {}
+    for brace in _BRACE.finditer(text):
+        if brace.group() == "{":
+            opened.append(brace.end())
+        elif opened:
+            ends[opened.pop()] = brace.start()
+    return ends

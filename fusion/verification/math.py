@@ -3,13 +3,14 @@
 import importlib.metadata
 import re
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
+from typing import NamedTuple
 
 from fusion.verification.exact import normalise
-from fusion.verification.final_answer import boxes, phrase_tails, worked_tails
+from fusion.verification.final_answer import boxes, ending, phrase_tails, worked_tails
 from fusion.verification.math_pool import Judgement, MathPool
 from fusion.verification.number import (
     first_number,
@@ -20,10 +21,17 @@ from fusion.verification.number import (
 )
 from fusion.verification.task import Limits, Malformed, Task, Verdict
 
-_LATEX = re.compile(r"\$\$(.+?)\$\$|\\\[(.+?)\\\]|\\\((.+?)\\\)|\$([^$\n]+?)\$", re.DOTALL)
+_OPENING = re.compile(r"\$\$|\\\[|\\\(|\$")
+_CLOSINGS = {"$$": "$$", "\\[": "\\]", "\\(": "\\)", "$": "$"}
 _CALCULATOR = re.compile(r"<<[^<>\n]*>>")  # GSM8K's annotations: <<48/2=24>>24
 # A longer expression is no final answer, and symbolic comparison would only time out on it.
 _MAX_EXPRESSION = 2_000
+_MAX_PHRASES = 100
+
+
+class _Formula(NamedTuple):
+    content: str
+    end: int
 
 
 @dataclass(frozen=True)
@@ -44,19 +52,20 @@ def final_answer(reply: str) -> str | None:
     Of all `\boxed{}`, `####` lines and "the answer is" phrases that hold mathematics, the last
     counts. Without any, the last formula or number does, whichever stands later.
     """
-    text = _CALCULATOR.sub("", reply)
+    text = _CALCULATOR.sub("", ending(reply))
     marked = [(at, content) for at, content in boxes(text) + worked_tails(text) if content]
-    for position, tail in phrase_tails(text):
-        stated = _stated(tail)
-        if stated and "boxed" not in tail:
+    for position, tail in reversed(phrase_tails(text)[-_MAX_PHRASES:]):
+        stated = None if "boxed" in tail else _stated(tail)
+        if stated:
             marked.append((position, stated))
+            break
     return max(marked)[1] if marked else _last_mathematics(text) or None
 
 
 class MathVerifier:
     """Compares most answers at once; hands formulas to a pool of math-verify processes."""
 
-    version = f"math-1+math-verify-{importlib.metadata.version('math-verify')}"
+    version = f"math-2+math-verify-{importlib.metadata.version('math-verify')}"
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -140,21 +149,34 @@ def _bare_expression(text: str) -> str | None:
 
 
 def _first_formula(text: str) -> str | None:
-    match = _LATEX.search(text)
-    return _inside(match) if match else None
+    first = next(_formulas(text), None)
+    return first.content if first else None
 
 
 def _last_mathematics(text: str) -> str | None:
-    formula = next(iter(deque(_LATEX.finditer(text), maxlen=1)), None)
+    formula = next(iter(deque(_formulas(text), maxlen=1)), None)
     number = last_number(text)
-    if formula and (number is None or number[0] <= formula.end()):
-        content = _inside(formula)
+    if formula and (number is None or number[0] <= formula.end):
+        content = formula.content
         return content if read_number(content) is not None else content.rsplit("=", 1)[-1].strip()
     return number[1] if number else None
 
 
-def _inside(match: re.Match[str]) -> str:
-    return next(group for group in match.groups() if group is not None).strip()
+def _formulas(text: str) -> Iterator[_Formula]:
+    r"""What stands in `$$`, `\[ \]`, `\( \)`, or in `$` on one line.
+
+    An opening that nothing closes is known as such at once, so the time is linear.
+    """
+    last = {closing: text.rfind(closing) for closing in _CLOSINGS.values()}
+    at = 0
+    while opening := _OPENING.search(text, at):
+        closing, start = _CLOSINGS[opening.group()], opening.end()
+        end = text.find(closing, start + 1) if last[closing] > start else -1
+        if end < 0 or (closing == "$" and ("$" in text[start:end] or "\n" in text[start:end])):
+            at = opening.start() + 1
+        else:
+            at = end + len(closing)
+            yield _Formula(text[start:end].strip(), at)
 
 
 def is_same_text(first: str, second: str) -> bool:

@@ -19,8 +19,9 @@ _CJK = r"\u3400-\u9fff"
 # Words of two letters or more, Chinese characters, or a common one-letter unit after the number.
 # "3x" is algebra, and so is "2pi": neither is a number with a unit.
 _NO_UNIT = r"(?!(?:pi|sqrt|log|ln|exp|sin|cos|tan|and|or|to|frac|cdot|times)\b)"
-_WORD = rf"(?:{_NO_UNIT}[A-Za-z]{{2,}}|[mgshL]\b|[{_CJK}]+|[°℃℉²³]|\^\{{?[23]\}}?)"
-_UNIT = rf"{_WORD}(?:[\s./\-]*{_WORD}|(?<=[A-Za-z{_CJK}])\s+a\b)*\.?"
+# Words are taken whole (`++`): taken apart in every way, a sentence would need exponential time.
+_WORD = rf"(?:{_NO_UNIT}[A-Za-z]{{2,}}+|[mgshL]\b|[{_CJK}]++|[°℃℉²³]|\^\{{?[23]\}}?)"
+_UNIT = rf"{_WORD}(?:[\s./\-]*+{_WORD}|(?<=[A-Za-z{_CJK}])\s+a\b)*+\.?"
 _NUMBER = re.compile(
     rf"(?P<sign>[-+]?)\s*(?:USD|US\$|[$€£¥₹])?\s*(?P<inner>[-+]?)\s*{_MAGNITUDE}"
     rf"\s*(?P<percent>%)?\s*(?:{_UNIT})?"
@@ -47,7 +48,7 @@ def plain(text: str) -> str:
     """The text in ASCII digits and signs, without LaTeX spacing, dollar delimiters or emphasis."""
     text = unicodedata.normalize("NFKC", text).replace("−", "-").replace("–", "-")
     text = text.replace("{,}", ",").replace("\\%", "%").replace("\\$", "$")
-    text = re.sub(r"\^\s*\{?\s*\\circ\s*\}?|\\degree", "°", text)
+    text = re.sub(r"\^\s*(?:\{\s*)?\\circ\s*\}?|\\degree", "°", text)
     text = _GROUPING.sub("", text)
     text = _SPACING.sub(" ", _TEXT.sub(r" \1 ", text))
     return " ".join(text.replace("*", "").split())

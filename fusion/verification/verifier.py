@@ -31,9 +31,9 @@ class Verifier(Protocol):
 
 
 VERIFIERS: Mapping[str, Callable[[Limits], Verifier]] = {
-    "choice": lambda _: ComparingVerifier("choice-1", verify_choice),
+    "choice": lambda _: ComparingVerifier("choice-2", verify_choice),
     "code": CodeVerifier,
-    "exact": lambda _: ComparingVerifier("exact-1", verify_exact),
+    "exact": lambda _: ComparingVerifier("exact-2", verify_exact),
     "math": MathVerifier,
 }
 

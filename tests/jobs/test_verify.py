@@ -40,6 +40,7 @@ def test_right_and_wrong_answers_are_counted_and_written_in_order(tmp_path):
         _row(gold=["blue"]),
         _row(verifier="math", gold=None),
         _row(verifier="code", tests="def check(: pass", entry_point="f"),
+        _row(verifier="code", tests="42", entry_point="f"),
     ],
 )
 def test_malformed_row_is_an_error_with_a_reason_and_no_verdict(tmp_path, line):
@@ -49,10 +50,17 @@ def test_malformed_row_is_an_error_with_a_reason_and_no_verdict(tmp_path, line):
     assert (summary["errors"], summary["correct"]) == (1, 1)
 
 
-def test_invalid_utf8_does_not_end_the_job(tmp_path):
+def test_a_row_with_an_invalid_byte_is_malformed_and_the_next_one_is_graded(tmp_path):
     file, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
-    file.write_bytes(b'\xff\xfe{"id"\n' + _row().encode() + b"\n")
-    assert json.loads(verify_file(file, out))["errors"] == 1
+    broken = (
+        _row(verifier="math", response="so it is @ 7", gold="7").encode().replace(b"@", b"\xff")
+    )
+    file.write_bytes(broken + b"\n" + _row(response="蓝", gold="蓝").encode() + b"\n")
+    summary = json.loads(verify_file(file, out))
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert (summary["errors"], summary["correct"]) == (1, 1)
+    assert rows[0]["correct"] is None
+    assert "line 1 is not UTF-8" in rows[0]["reason"]
 
 
 def test_an_id_that_is_no_unicode_comes_back_as_it_was(tmp_path):

@@ -18,6 +18,7 @@ from time import monotonic
 from fusion.verification.code import seccomp
 from fusion.verification.code.interpreter import Interpreter, find_interpreter
 from fusion.verification.code.isolator import Ending, IsolatorError, Outcome, Program
+from fusion.verification.code.program import compile_tests
 from fusion.verification.task import Limits
 
 MIB = 1 << 20
@@ -103,7 +104,8 @@ class Runner(ABC):
             return f"code cannot be checked here, as {missing}: {_ADVICE}"
         if not seccomp.is_known_machine():
             return f"code cannot be checked on this kind of processor: {_ADVICE} (x86-64 or Arm64)"
-        tests = marshal.dumps(compile(self.trial, "tests.py", "exec"))
+        tests = compile_tests(self.trial, "one")
+        assert isinstance(tests, bytes)
         # The trial may come while a machine starts a hundred workers: it gets time enough.
         patient = replace(self, limits=replace(self.limits, code_timeout_s=START_TIMEOUT_S))
         try:

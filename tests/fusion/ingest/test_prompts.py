@@ -258,6 +258,7 @@ def test_same_files_give_the_same_bytes(write_lines: WriteLines, make_recipe: Ma
             {"a": "def check(candidate): pass"},
             "bad_tests",
         ),
+        ({"verifier": "code", "fields": {"prompt": "q", "tests": "a"}}, {"a": "42"}, "bad_tests"),
         ({}, {"q": "x" * 10_000_000}, "too_long"),
     ],
 )

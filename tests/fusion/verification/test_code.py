@@ -44,9 +44,10 @@ def judge(sandbox: None, verifiers: Verifiers) -> Judge:
         ("(" * 100_000, "syntax_error"),
         ("def sub(a, b): return a - b", "no_entry_point"),
         ("", "no_entry_point"),
-        ("raise ValueError", "code_failed"),
+        ("raise ValueError", "no_entry_point"),
+        (RIGHT + "raise ValueError", "code_failed"),
         ("def add(a, b): return [0] * 10**12", "memory"),
-        ("import sys\nsys.exit(0)", "exited"),
+        (RIGHT + "import sys\nsys.exit(0)", "exited"),
     ],
 )
 def test_reason_tells_how_a_program_ended(judge: Judge, response: str, reason: str) -> None:
@@ -128,6 +129,11 @@ def test_time_limit_ends_a_program() -> None:
         ("return 5", "add", "do not compile"),
         ("def check(candidate): pass", None, "give the entry point"),
         ("assert True", "no name", "no Python name"),
+        ("42", "add", "check nothing"),
+        ("# to do", "add", "check nothing"),
+        ("import math\nx = 1", "add", "check nothing"),
+        ("def check(candidate): pass", "add", "check nothing"),
+        ("def test_add():\n    assert add(1, 2) == 3\n", "add", "check nothing"),
     ],
 )
 def test_unusable_tests_are_malformed_and_not_a_wrong_answer(
@@ -136,6 +142,87 @@ def test_unusable_tests_are_malformed_and_not_a_wrong_answer(
     (result,) = verify([Task("code", RIGHT, tests=tests, entry_point=entry_point)])
     assert isinstance(result, Malformed)
     assert complaint in result.detail
+
+
+@pytest.mark.parametrize(
+    "tests",
+    [
+        "add(1, 2)",
+        "if not add: raise ValueError",
+        "for n in [1]:\n    assert n",
+        "def check(candidate):\n    assert candidate(1, 2) == 3\n",
+        "class Case:\n    assert add",
+    ],
+)
+def test_tests_that_can_fail_are_no_idle_ones(tests: str) -> None:
+    assert isinstance(compile_tests(tests, "add"), bytes)
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        "add(1, 2)",
+        "def other():\n    def add(a, b): return a + b\n    add = 1",
+        "class Other:\n    def add(self, a, b): return a + b",
+        "import operator.add as plus\nother.add = 3",
+        "while True: pass",
+    ],
+)
+def test_code_that_cannot_define_the_entry_point_is_not_run(judge: Judge, response: str) -> None:
+    assert judge(response).reason == "no_entry_point"
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        "from operator import add",
+        "import operator\nadd = operator.add",
+        "from operator import *",
+        "exec('def add(a, b): return a + b')",
+        "globals()['add'] = lambda a, b: a + b",
+        "import sys\nsetattr(sys.modules[__name__], 'add', lambda a, b: a + b)",
+        "if True:\n    try:\n        add = None\n    finally:\n        def add(a, b): return a + b",
+        "def define():\n    global add\n    add = lambda a, b: a + b\ndefine()",
+        "plus, add = 0, lambda a, b: a + b",
+        "(add := lambda a, b: a + b)",
+        "for add in [lambda a, b: a + b]: pass",
+        "match [lambda a, b: a + b]:\n    case [add]: pass",
+        "class add:\n    def __new__(cls, a, b): return a + b",
+    ],
+)
+def test_code_that_defines_the_entry_point_in_any_way_is_run(judge: Judge, response: str) -> None:
+    assert judge(response).correct
+
+
+@pytest.mark.parametrize(
+    ("response", "tests"),
+    [
+        ("from fractions import Fraction\ndef add(a, b): return Fraction(3)", "add(1, 2) == 3"),
+        ("from collections import Counter\ndef add(a, b): return Counter('ab')",
+         "add(1, 2) == {'a': 1, 'b': 1}"),
+        ("from decimal import Decimal\ndef add(a, b): return Decimal(3)", "add(1, 2) - 3 == 0"),
+        ("import enum\nclass N(enum.IntEnum):\n    THREE = 3\ndef add(a, b): return N.THREE",
+         "add(1, 2) == 3"),
+        ("import typing\nclass P(typing.NamedTuple):\n    x: int\ndef add(a, b): return P(a + b)",
+         "add(1, 2) == (3,) and add(1, 2).x == 3"),
+        ("import dataclasses\n@dataclasses.dataclass\nclass P:\n    x: int\n"
+         "def add(a, b): return P(a + b)", "add(1, 2) != None and add(1, 2).x == 3"),
+        ("class P:\n    def __init__(self, x): self.x = x\n"
+         "    def __eq__(self, other): return self.x == other.x\ndef add(a, b): return P(a + b)",
+         "add(1, 2) == P(3) and add(1, 2) != P(4)"),
+        ("def add(a, b):\n    yield a\n    yield b", "list(add(1, 2)) == [1, 2]"),
+        ("x = []\ndef add(a, b):\n    x.append(x)\n    return x", "add(1, 2)[0] is add(1, 2)"),
+        ("x = []\nx.append(x)\ndef add(a, b): return x", "add(1, 2) != [3]"),
+    ],
+)  # fmt: skip
+def test_answer_of_any_honest_type_is_compared(judge: Judge, response: str, tests: str) -> None:
+    assert judge(response, f"assert {tests}").correct
+
+
+def test_what_tests_patch_themselves_stays_patched_over_calls(judge: Judge) -> None:
+    response = "import time\ndef add(a, b): return a + b + time.time()"
+    tests = "import time\ntime.time = lambda: 0\nassert add(1, 2) == 3\nassert add(1, 3) == 4\n"
+    assert judge(response, tests).correct
 
 
 class Recorder:
@@ -185,9 +272,23 @@ def test_machine_without_bubblewrap_is_told_how_to_get_it(monkeypatch: pytest.Mo
         ("Text\n```\nx = 1\n```", "x = 1\n"),
         ("```python\nx = 1", "x = 1"),
         ("```python\ns = '```'\n```", "s = '```'\n"),
+        ("```python3.11\nx = 1\n```\nThat is it.", "x = 1\n"),
+        ("```Python 3\nx = 1\n```\nThat is it.", "x = 1\n"),
+        ("```{python}\nx = 1\n```\nThat is it.", "x = 1\n"),
+        ("```{.py .numberLines}\nx = 1\n```", "x = 1\n"),
+        ("```python title='x.py'\r\nx = 1\r\n```", "x = 1\r\n"),
+        ("```\nx = 1\n```\n```python\ny = 2\n```", "x = 1\n"),
+        ("```pycon\n>>> x\n```\n```\nx = 1\n```", "x = 1\n"),
+        ("```code\nx = 1\n```\nThat is it.", "x = 1\n"),
+        ("~~~python\nx = 1\n~~~", "x = 1\n"),
+        ("````python\nx = 1\n```\n````", "x = 1\n```\n"),
+        ("1. So:\n\n   ```python\n   if x:\n       y = 1\n   ```", "if x:\n    y = 1\n"),
+        ("Use ```x = 1``` here", "Use ```x = 1``` here"),
     ],
 )
-def test_code_is_the_first_python_block_or_the_whole_reply(reply: str, code: str) -> None:
+def test_code_is_the_first_block_of_python_or_of_no_language_or_the_whole_reply(
+    reply: str, code: str
+) -> None:
     assert extract_code(reply) == code
 
 

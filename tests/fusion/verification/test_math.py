@@ -1,5 +1,6 @@
 import random
 import threading
+import time
 
 import pytest
 from hypothesis import example, given, settings
@@ -144,6 +145,38 @@ def test_chinese_replies_are_accepted(verifiers: Verifiers) -> None:
 def test_no_reply_breaks_the_search_for_its_final_answer(reply: str) -> None:
     found = final_answer(reply)
     assert found is None or found
+
+
+@pytest.mark.parametrize(
+    "piece", ["\\[", "\\(", "$$", "$a\n", "\\boxed{", "answer is ", "answer: ^    ", "{", "#### "]
+)
+def test_a_reply_of_megabytes_is_searched_in_no_time(piece: str) -> None:
+    start = time.monotonic()
+    assert final_answer(piece * (2_000_000 // len(piece)) + "\nSo \\boxed{7}") == "7"
+    final_answer(piece * (2_000_000 // len(piece)))
+    assert time.monotonic() - start < 5
+
+
+def test_a_number_before_a_long_sentence_is_read_in_no_time(verifiers: Verifiers) -> None:
+    start = time.monotonic()
+    sentence = "5 internationalisations notwithstanding, " + "characteristically " * 50 + "(so)"
+    assert not is_correct(verifiers, f"The answer is {sentence}", "6")
+    assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize(
+    ("reply", "answer"),
+    [
+        ("\\[x\\] and \\[y", "x"),
+        ("\\(x\\) or $$y$$ or \\[z\\]", "z"),
+        ("$a\nb$", None),
+        ("$$$x$$", "$x"),
+        ("\\boxed{1} \\boxed{2", "1"),
+        ("\\boxed{\\frac{1}{2}} } \\boxed{3}", "3"),
+    ],
+)
+def test_only_what_is_closed_is_a_formula(reply: str, answer: str | None) -> None:
+    assert final_answer(reply) == answer
 
 
 @given(st.text(alphabet=st.characters(exclude_characters="\\#"), max_size=80), st.integers())
