@@ -13,7 +13,8 @@ from pathlib import Path
 
 import psutil
 import ray
-from ray.exceptions import RayError
+from ray._raylet import GcsClient  # type: ignore[attr-defined]  # a module in C++
+from ray.exceptions import AuthenticationError, RayError
 
 from cluster.engine_fit import GIB
 from cluster.nodes import Node, declared_node, described_nodes
@@ -132,20 +133,28 @@ def _standard_error_kept() -> Iterator[None]:
 
 def _join(address: str, log_level: int) -> None:
     try:
-        _check_listens(address)
+        _check_answers(address)
         ray.init(address, logging_level=log_level, log_to_driver=False)
+    except AuthenticationError:
+        raise BadInputError(
+            f"The Ray cluster of RAY_ADDRESS, {address}, asks for another token; set RAY_AUTH_MODE "
+            "to token, and RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to a file with it, to the "
+            "cluster's own."
+        ) from None
     except (OSError, RuntimeError, ValueError, RayError) as error:
         raise BadInputError(
             f"The Ray cluster of RAY_ADDRESS, {address}, cannot be joined ({one_line(error)}); "
-            "correct it to HEAD:6379, or unset it to use this machine."
+            "correct it to HEAD:6379 of a cluster of this Ray, or unset it to use this machine."
         ) from None
 
 
-def _check_listens(address: str) -> None:
-    """Ray itself takes half a minute to find out that nobody is there."""
+def _check_answers(address: str) -> None:
+    """Ray itself tries twenty times: for half a minute, or a quarter of an hour on another port."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if port.isdecimal():
         socket.create_connection((host.strip("[]"), int(port)), ANSWER_TIMEOUT_S).close()
+        if "://" not in address:
+            GcsClient(address=address)
 
 
 def _start_local(log_level: int) -> None:

@@ -20,6 +20,8 @@ ANSWER_TIMEOUT_S = 10.0
 # How long a head may be away, while a job is followed, before following ends.
 HEAD_GONE_S = 120.0
 PAUSE_S = 2.0
+# After SIGTERM Ray kills a job in 3 s; Serve takes 5 and more to take its models down.
+STOP_ENVIRONMENT = {"RAY_JOB_STOP_WAIT_TIME_S": "60"}
 FAILED = 1
 _TALKATIVE = (
     "ray.dashboard.modules.dashboard_sdk",
@@ -65,7 +67,7 @@ class JobServer:
         with tempfile.TemporaryDirectory(prefix="crucible-submit-") as folder:
             file = Path(folder) / f"{package.digest}.zip"
             file.write_bytes(package.content)
-            runtime_env = {"working_dir": str(file), "env_vars": dict(env)}
+            runtime_env = {"working_dir": str(file), "env_vars": {**STOP_ENVIRONMENT, **env}}
             try:
                 self._client.submit_job(
                     entrypoint=entrypoint, submission_id=attempt, runtime_env=runtime_env
@@ -113,12 +115,12 @@ class JobServer:
         Raises:
             CrucibleError: the head was gone for too long, or came back without the job.
         """
-        written, gone_since = 0, None
+        written, gone_since = _Written(write), None
         while True:
             try:
                 details = self._find(name)
                 if details is not None:
-                    written = asyncio.run(self._tail(name, written, write))
+                    asyncio.run(self._tail(name, written))
                 gone_since = None
             except (OSError, RuntimeError, aiohttp.ClientError) as error:
                 gone_since = gone_since or time.monotonic()
@@ -132,16 +134,12 @@ class JobServer:
                 return _exit_code(details)
             time.sleep(PAUSE_S)
 
-    async def _tail(self, name: str, written: int, write: Callable[[str], None]) -> int:
-        """Write what comes after the first `written` characters; how many there are then."""
+    async def _tail(self, name: str, written: "_Written") -> None:
+        """Write what comes after what is written already, until the connection ends."""
         seen = 0
         async for text in self._client.tail_job_logs(name):
-            new = text[max(0, written - seen) :]
+            written.go_on(text, seen)
             seen += len(text)
-            if new:
-                write(new)
-            written = max(written, seen)
-        return written
 
     def _attempt(self, name: str) -> str:
         """The name itself, or that of its first attempt that has not failed or been stopped."""
@@ -156,6 +154,21 @@ class JobServer:
 
     def _find(self, name: str) -> JobDetails | None:
         return next((j for j in self._client.list_jobs() if j.submission_id == name), None)
+
+
+class _Written:
+    """How much of a text was written; a connection that is lost does not lose it."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write = write
+        self._length = 0
+
+    def go_on(self, text: str, start: int) -> None:
+        """Write what is new of a text that begins at `start` of the whole."""
+        new = text[max(0, self._length - start) :]
+        self._length = max(self._length, start + len(text))
+        if new:
+            self._write(new)
 
 
 def _exit_code(details: JobDetails) -> int:

@@ -16,14 +16,19 @@ from fusion.store import Location
 ANSWER_TIMEOUT_S = 120.0
 
 
-def check_reach(storage: Location, models: Sequence[str]) -> None:
+def check_reach(storage: Location, models: Sequence[str]) -> int:
     """See that every node reaches the storage and has the local models, where there is a cluster.
+
+    The driver's own node has shown it by writing there. Nodes that come later are not asked.
+
+    Returns:
+        How many nodes were asked.
 
     Raises:
         BadInputError: a node does not; it names the node and what it lacks.
     """
     if ray_address() is None:
-        return
+        return 0
     mark = f"reach-{uuid4().hex}"
     (storage / mark).write_text("")
     nodes = [n for n in ray.nodes() if n["Alive"] and n["Resources"].get("CPU", 0) > 0]
@@ -37,6 +42,7 @@ def check_reach(storage: Location, models: Sequence[str]) -> None:
         for entry in storage.list():
             if entry.name.startswith(mark):
                 (storage / entry.name).delete()
+    return len(nodes)
 
 
 def _ask(node: str, storage: Location, mark: str, models: Sequence[str]) -> Any:

@@ -138,7 +138,10 @@ def run_recipe(recipe: Recipe, stages: Sequence[str], progress: Progress) -> Run
             precision = "bf16" if holdings.gpus else "fp32"
             run = Run(resolved(recipe, precision, precision))
             _check_fits(run, stages, holdings)
-            check_reach(run.folder, _local_models(run.recipe))
+            num_asked = check_reach(run.folder, _local_models(run.recipe))
+            if recipe.cluster.grows_to is not None:
+                later = "those that come later are not asked"
+                progress.say(f"nodes that reach {run.folder}: {num_asked}; {later}")
         kept.write_text(dump_recipe(run.recipe))
         Fusion(run, holdings, progress, lease).do(stages)
     return run

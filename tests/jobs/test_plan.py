@@ -35,11 +35,17 @@ def test_published_recipe_takes_three_waves_on_one_node_of_eight():
     assert not plan["reward_stays"] and not plan["misfits"]
 
 
-def test_the_cluster_page_shows_the_plan_of_today():
+@pytest.mark.parametrize("cluster", ["1x8xH100-80GB", "4x8xH100-80GB"])
+def test_the_cluster_page_shows_the_plan_of_today(cluster):
     page = (ROOT / "docs" / "cluster.md").read_text()
-    plan = _plan(PUBLISHED, "1x8xH100-80GB")
-    for row in plan["rows"]:
-        line = next(line for line in page.splitlines() if f"| {row['name']} |" in line)
+    plan = _plan(PUBLISHED, cluster)
+    _, _, below = page.partition(f"llama-3.1-8b.yaml --cluster {cluster}`:\n\n")
+    lines = [line for line in below.partition("\n\n")[0].splitlines() if line.startswith("| ")]
+    assert len(lines[1:]) == len(plan["rows"])
+    for line, row in zip(lines[1:], plan["rows"], strict=True):
+        each = row["split"]["tensor"] * row["split"]["pipeline"]
+        assert f"| {row['name']} | {row['gpus']} ({row['replicas']} x {each}) |" in line
+        assert line.startswith(f"| {row['wave']} |") or row["wave"] is None
         assert f"| {row['speed']['tokens_a_second']:,.0f} | {row['hours']:.2f} |" in line
         assert row["work"] is None or f"| {row['work']['left']:,} |" in line
     assert f"{plan['answers']:,} answers" in page

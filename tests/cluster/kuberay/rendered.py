@@ -38,6 +38,21 @@ def overlay(name: str) -> list[Object]:
     return render(KUBERAY / "overlays" / name)
 
 
+def with_component(folder: Path, component: str) -> list[Object]:
+    """The overlay h100 with one more component, as a user would add it."""
+    (folder / "kuberay").symlink_to(KUBERAY)
+    own = folder / "own"
+    own.mkdir()
+    kustomization = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "resources": ["../kuberay/overlays/h100"],
+        "components": [f"../kuberay/components/{component}"],
+    }
+    (own / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+    return render(own)
+
+
 def all_objects() -> list[tuple[str, Object]]:
     """Every object of every overlay, with the overlay's name."""
     return [(name, item) for name in OVERLAYS for item in overlay(name)]

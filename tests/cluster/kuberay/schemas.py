@@ -17,14 +17,59 @@ from tests.cluster.kuberay.rendered import ROOT, Object
 CRDS = Path(os.environ.get("CRUCIBLE_KUBERAY_CRDS", ROOT.parent / "shared" / "kuberay-crds"))
 
 
+TEXT = {"type": "string"}
+
+
+def _object(required: tuple[str, ...], **properties: object) -> dict[str, object]:
+    closed = {"type": "object", "additionalProperties": False}
+    return {**closed, "required": list(required), "properties": properties}
+
+
+# Of the Prometheus operator's PodMonitor (monitoring.coreos.com/v1, its API reference) the fields
+# that are used here.
+POD_MONITOR = _object(
+    ("apiVersion", "kind", "metadata", "spec"),
+    apiVersion={"const": "monitoring.coreos.com/v1"},
+    kind={"const": "PodMonitor"},
+    metadata={"type": "object"},
+    spec=_object(
+        ("selector", "podMetricsEndpoints"),
+        selector=_object((), matchLabels={"type": "object", "additionalProperties": TEXT}),
+        podTargetLabels={"type": "array", "items": TEXT},
+        podMetricsEndpoints={
+            "type": "array",
+            "items": _object(
+                ("port",),  # the operator asks for it or portNumber
+                port=TEXT,
+                path=TEXT,
+                interval=TEXT | {"pattern": "^[0-9]+(ms|s|m|h)$"},
+                authorization=_object(
+                    (), credentials=_object(("key",), name=TEXT, key=TEXT), type=TEXT
+                ),
+            ),
+        },
+    ),
+)
+
+
 def faults(item: Object) -> list[str]:
     """What is wrong with an object; skips the test where the schemas of its kind are missing."""
-    group = item["apiVersion"].partition("/")[0]
-    if group == "ray.io":
-        errors = _ray_validator(item["kind"], item["apiVersion"].partition("/")[2]).iter_errors(
-            item
-        )
-        return [f"{error.json_path}: {error.message}" for error in errors]
+    if lacking := {"apiVersion", "kind", "metadata"} - set(item):
+        return [f"lacks {', '.join(lacking)}"]
+    group, _, version = item["apiVersion"].partition("/")
+    if group not in ("ray.io", "monitoring.coreos.com"):
+        return _core_faults(item)
+    by_operator = group == "monitoring.coreos.com"
+    validator = (
+        Draft202012Validator(POD_MONITOR) if by_operator else _ray_validator(item["kind"], version)
+    )
+    errors = [f"{error.json_path}: {error.message}" for error in validator.iter_errors(item)]
+    # A custom resource's schema leaves the metadata open; they are those of every object.
+    core = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": item["metadata"]}
+    return errors + _core_faults(core)
+
+
+def _core_faults(item: Object) -> list[str]:
     try:
         kubernetes_validate.validate(item, latest_version(), strict=True)
     except kubernetes_validate.utils.ValidationError as error:

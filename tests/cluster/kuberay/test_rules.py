@@ -1,15 +1,14 @@
 """What no schema says: KubeRay's own rules, and what keeps pods and the sandbox in bounds."""
 
 import re
-from pathlib import Path
 
 import pytest
 import yaml
 from ray.runtime_env import RuntimeEnv
 from ray.scripts.scripts import start
 
+from cluster.job import STOP_ENVIRONMENT
 from tests.cluster.kuberay.rendered import (
-    KUBERAY,
     OVERLAYS,
     ROOT,
     Object,
@@ -18,7 +17,7 @@ from tests.cluster.kuberay.rendered import (
     only,
     overlay,
     pod_templates,
-    render,
+    with_component,
 )
 
 # Fields that KubeRay 1.7 rejects unless a feature gate is set that is off by default.
@@ -229,7 +228,9 @@ def test_the_job_s_cluster_goes_when_it_is_over_and_its_runtime_environment_is_o
     assert job["shutdownAfterJobFinishes"] is True
     assert "suspend" not in job  # Kueue sets it
     assert "clusterSelector" not in job
-    RuntimeEnv(**yaml.safe_load(job["runtimeEnvYAML"]))
+    environment = yaml.safe_load(job["runtimeEnvYAML"])
+    RuntimeEnv(**environment)
+    assert STOP_ENVIRONMENT.items() <= environment["env_vars"].items()
 
 
 def test_kueue_gets_a_job_of_fixed_size():
@@ -250,7 +251,7 @@ def test_the_endpoint_s_head_keeps_its_state_outside():
 
 
 def test_the_pod_isolator_is_declared_and_gets_what_it_needs_and_no_more(tmp_path):
-    rendered = _with_component(tmp_path, "pod-isolator")
+    rendered = with_component(tmp_path, "pod-isolator")
     assert not [
         t for t in pod_templates(overlay("h100")) if t["spec"]["securityContext"]["runAsUser"] == 0
     ]
@@ -263,21 +264,6 @@ def test_the_pod_isolator_is_declared_and_gets_what_it_needs_and_no_more(tmp_pat
         assert container["env"] == [{"name": "CRUCIBLE_ISOLATOR", "value": "pod"}]
         added = container["securityContext"]["capabilities"]
         assert added == {"drop": ["ALL"], "add": ["SETUID", "SETGID", "KILL"]}
-
-
-def _with_component(folder: Path, component: str) -> list[Object]:
-    """The overlay h100 with one more component, as a user would add it."""
-    (folder / "kuberay").symlink_to(KUBERAY)
-    own = folder / "own"
-    own.mkdir()
-    kustomization = {
-        "apiVersion": "kustomize.config.k8s.io/v1beta1",
-        "kind": "Kustomization",
-        "resources": ["../kuberay/overlays/h100"],
-        "components": [f"../kuberay/components/{component}"],
-    }
-    (own / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
-    return render(own)
 
 
 def _component(item: Object) -> str:

@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.cluster.kuberay.rendered import KUBERAY, OVERLAYS, Object, all_objects, overlay, render
+from tests.cluster.kuberay.rendered import (
+    KUBERAY,
+    OVERLAYS,
+    Object,
+    all_objects,
+    overlay,
+    render,
+    with_component,
+)
 from tests.cluster.kuberay.schemas import faults
 
 # Maps whose keys the user chooses; what may stand in them is checked where they are used.
@@ -17,16 +25,16 @@ FREE = {
     "annotations", "args", "data", "labels", "limits", "matchLabels", "nodeSelector",
     "rayStartParams", "requests", "resources", "selector",
 }  # fmt: skip
-WITHOUT_SCHEMA = {"PodMonitor"}
-
-
-def _checked(objects: list[Object]) -> list[Object]:
-    return [item for item in objects if item["kind"] not in WITHOUT_SCHEMA]
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_every_object_of_an_overlay_meets_its_schema(name):
-    for item in _checked(overlay(name)):
+    for item in overlay(name):
+        assert not faults(item), item["metadata"]["name"]
+
+
+def test_every_object_with_the_pod_isolator_meets_its_schema(tmp_path):
+    for item in with_component(tmp_path, "pod-isolator"):
         assert not faults(item), item["metadata"]["name"]
 
 
@@ -65,7 +73,7 @@ def _kinds_and_keys() -> Iterator[tuple[Object, tuple[Any, ...]]]:
     for _, item in all_objects():
         for path in _keys(item):
             names = (item["kind"], *[step for step in path if isinstance(step, str)][-2:])
-            if item["kind"] not in WITHOUT_SCHEMA and path[0] == "spec" and names not in seen:
+            if names not in seen:
                 seen.add(names)
                 yield item, path
 
