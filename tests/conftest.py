@@ -96,10 +96,11 @@ class RayCluster:
 
     def alive(self) -> list[dict[str, object]]:
         """The nodes that the head takes for alive."""
-        headers = {"Authorization": f"Bearer {self.token}"}
-        answer = httpx.get(f"{self.address}/api/v0/nodes", headers=headers, timeout=30)
-        rows = answer.json()["data"]["result"]["result"]
-        return [row for row in rows if row["state"] == "ALIVE"]
+        return [node for node in self._nodes() if node["state"] == "ALIVE"]
+
+    def ends(self) -> list[str]:
+        """What the head says of each node that is gone."""
+        return [str(node["state_message"]) for node in self._nodes() if node["state"] == "DEAD"]
 
     def submit(self, *arguments: object, token: str | None = None) -> subprocess.Popen[str]:
         """`crucible submit` with these arguments, against this cluster."""
@@ -171,6 +172,13 @@ class RayCluster:
         """Kill what is left, and remove its files."""
         self.kill_all()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _nodes(self) -> list[dict[str, object]]:
+        headers = {"Authorization": f"Bearer {self.token}"}
+        url = f"{self.address}/api/v0/nodes?detail=True"
+        answer = httpx.get(url, headers=headers, timeout=30)
+        rows: list[dict[str, object]] = answer.json()["data"]["result"]["result"]
+        return rows
 
     def _start(
         self, host: str, *options: str, around: tuple[str, ...] = ()

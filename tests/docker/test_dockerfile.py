@@ -8,7 +8,7 @@ import subprocess
 import sys
 import sysconfig
 import venv
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 import yaml
@@ -93,23 +93,39 @@ def _installed_venv(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory) -> Path:
-    """The image's folder after its last step, from the files of the context alone."""
+    """The image's folder after its last step, from the files of the context alone.
+
+    The packages' step finds `requirements/` and nothing else, the last one all.
+    """
     folder = tmp_path_factory.mktemp("image") / "crucible"
-    for path in context():
+    packages, last = _of("cpu", "RUN")[-2:]
+    sent = context()
+    _copy([path for path in sent if path.parts[0] == "requirements"], folder)
+    _installed_venv(folder / ".venv")
+    _run_step(packages, folder)
+    assert not (folder / ".venv" / ".crucible-project").exists()
+    _copy(sent, folder)
+    _run_step(last, folder)
+    return folder
+
+
+def _copy(paths: list[PurePosixPath], folder: Path) -> None:
+    for path in paths:
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / path, target)
-    _installed_venv(folder / ".venv")
-    last = _of("cpu", "RUN")[-1].text
+
+
+def _run_step(step: Instruction, folder: Path) -> None:
+    command = re.sub(r"^--mount=\S+ ", "", step.text)  # BuildKit's, not the shell's
     done = subprocess.run(
-        ["/bin/sh", "-c", last],
+        ["/bin/sh", "-c", command],
         cwd=folder,
         capture_output=True,
         text=True,
         env=_environment(folder),
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    return folder
 
 
 def _environment(folder: Path) -> dict[str, str]:

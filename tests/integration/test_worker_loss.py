@@ -1,6 +1,7 @@
 """A job of a real cluster that loses a worker node while it samples."""
 
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,18 @@ def run(ray_cluster, tmp_path_factory):
 
 def sampled(ray_cluster, folder: Path, lose: Callable[..., None]) -> WatchedRun:
     """A run that was sampled by a job while the worker with its source was lost."""
+    run = prepared(ray_cluster, folder)
+    with run.watching():
+        job = submitted(ray_cluster, run)
+        wait_until(lambda: run.committed or job.poll() is not None)
+        lose("ServeReplica", job, timeout_s=1)
+        output, _ = job.communicate(timeout=400)
+    assert job.returncode == 0, output[-6000:]
+    return run
+
+
+def prepared(ray_cluster, folder: Path) -> WatchedRun:
+    """A run of one source, and two workers of which each has room for it."""
     limits = [{"name": name, "limit": limit} for name, limit in PROMPTS.items()]
     recipe = folder / "recipe.yaml"
     changes = {"extends": str(HERE / "sampling.yaml"), "name": "loss", "datasets": limits}
@@ -32,14 +45,13 @@ def sampled(ray_cluster, folder: Path, lose: Callable[..., None]) -> WatchedRun:
     for _ in range(2):
         ray_cluster.add_worker("--num-cpus=3")
     ray_cluster.wait_for_workers(2)
-    stages = [f"--stage={stage}" for stage in run.stages]
-    with run.watching():
-        job = ray_cluster.submit(recipe, *stages, f"--set=storage={run.storage}")
-        wait_until(lambda: run.committed or job.poll() is not None)
-        lose("ServeReplica", job, timeout_s=1)
-        output, _ = job.communicate(timeout=400)
-    assert job.returncode == 0, output[-6000:]
     return run
+
+
+def submitted(ray_cluster, run: WatchedRun) -> subprocess.Popen[str]:
+    """The run as a job that is followed."""
+    stages = [f"--stage={stage}" for stage in run.stages]
+    return ray_cluster.submit(run.recipe, *stages, f"--set=storage={run.storage}")
 
 
 def check_whole(run: WatchedRun) -> None:

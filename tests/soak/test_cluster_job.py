@@ -104,6 +104,12 @@ def test_the_run_completes_with_every_answer_scored_once_after_nodes_are_lost(fi
     assert all(row["verdict"] for row in rows)
 
 
+def test_the_node_that_was_told_to_go_was_drained_and_the_other_was_not(ray_cluster, finished):
+    suddenly, told = sorted(ray_cluster.ends(), key=lambda said: "drain" in said)
+    assert suddenly.startswith("Unexpected termination")
+    assert told.startswith("Terminated due to preemption") and "SIGTERM" in told
+
+
 def test_manifests_of_the_job_balance(finished):
     recipe, _ = finished
     for stage in STAGES:
