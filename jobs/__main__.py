@@ -1,6 +1,7 @@
 """The command line: `crucible ...`, the same as `python -m jobs ...`."""
 
 import json
+import os
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -22,7 +23,12 @@ if TYPE_CHECKING:
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
+# A file or a pipe has no width of its own: tables keep all that they have to say.
+PLAIN_WIDTH = 160
+
 console = Console(soft_wrap=True)
+if not (console.is_terminal or "COLUMNS" in os.environ):
+    console.width = PLAIN_WIDTH
 errors = Console(stderr=True, soft_wrap=True)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 
 import polars as pl
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from cluster.connection import Holdings, connected, holdings_of, usable
@@ -179,13 +180,14 @@ def plan_json(plan: Plan) -> str:
 
 def plan_table(plan: Plan, title: str) -> Table:
     """One line a model, wave by wave."""
-    table = Table(title=title, title_justify="left", caption_justify="left")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    table.padding = (0, 1, 0, 0)
     left = ("wave", "model", "nodes")
     for heading in (
-        *("wave", "model", "GPUs", "nodes", "weights GiB", "KV GiB", "at once"),
-        *("answers", "M tokens", "tokens/s", "hours"),
+        *("wave", "model", "GPUs", "nodes", "weights\nGiB", "KV\nGiB", "at\nonce"),
+        *("answers", "M\ntokens", "tokens/s", "hours"),
     ):
-        table.add_column(heading, justify="left" if heading in left else "right")
+        table.add_column(heading, justify="left" if heading in left else "right", overflow="fold")
     for row in plan.forecast.rows:
         table.add_row(*_cells(row, stays=plan.forecast.reward_stays))
     return table

@@ -1,6 +1,9 @@
 """`crucible plan` and `validate --cluster`, of the published recipe and of what does not fit."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -143,3 +146,13 @@ def test_a_recipe_for_gpus_is_refused_on_a_cluster_without():
 
 def test_words_that_are_no_cluster_are_refused():
     assert "2x8xH100-80GB" in _refused("plan", PUBLISHED, "--cluster", "eight GPUs")
+
+
+@pytest.mark.parametrize("columns", [None, "80"])
+def test_the_table_keeps_all_that_it_has_to_say(columns):
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    environment |= {"COLUMNS": columns} if columns else {}
+    command = [sys.executable, "-m", "jobs", "plan", str(PUBLISHED), "--cluster", "1x8xH100-80GB"]
+    said = subprocess.check_output(command, env=environment, text=True, cwd=ROOT)
+    assert "…" not in said
+    assert columns or "mistral-large-2407  4 (1 x 4)" in said
