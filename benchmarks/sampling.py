@@ -40,8 +40,9 @@ WIDE = {
     "num_key_value_heads": 3,
     "head_dim": 64,
 }
-# Raw vLLM answers so many prompts, which tells how many all three are given to fill the time.
-FIRST_PROMPTS, MOST_PROMPTS = 128, 30_000
+# Raw vLLM answers so many prompts, then up to so many times as many, until they take this share of
+# the time; that tells how many all three are given to fill it.
+FIRST_PROMPTS, FIRST_GROWTH, FIRST_SHARE, MOST_PROMPTS = 128, 16, 0.1, 30_000
 ROUNDS = 2
 MODELS = ("wide", "rehearsal")
 SYSTEMS = ("raw", "ours", "processor")
@@ -54,14 +55,13 @@ class Work:
     model: Path
     prompts: Path
     count: int
-    """Prompts after the warm-up; 0 while it is not known how many fill the time."""
+    """Prompts after the warm-up."""
 
     @property
     def texts(self) -> list[str]:
         """The prompts of the warm-up, then `count` others."""
         lines = self.prompts.read_text().splitlines()
-        wanted = WARM_PROMPTS + (self.count or len(lines))
-        return [json.loads(line)["prompt"] for line in lines[:wanted]]
+        return [json.loads(line)["prompt"] for line in lines[: WARM_PROMPTS + self.count]]
 
 
 def main() -> None:
@@ -82,15 +82,23 @@ def main() -> None:
     _report({model: _rates(model, options.seconds, systems) for model in models})
 
 
-def _rates(model: str, seconds: float, systems: Sequence[str]) -> dict[str, dict[str, float]]:
+def _rates(model: str, seconds: float, systems: tuple[str, ...]) -> dict[str, dict[str, float]]:
     with tempfile.TemporaryDirectory() as folder:
-        work = _prepare(Path(folder), model)
-        first = _in_process("raw", work)
-        many = int(seconds / first["seconds"] * first["prompts"])
-        work = replace(work, count=min(many, MOST_PROMPTS - WARM_PROMPTS))
+        work = _filling(_prepare(Path(folder), model), seconds)
         turns = [*systems[:2] * ROUNDS, *systems[2:]]
         runs = [(system, _in_process(system, work)) for system in turns]
         return {name: _together([run for of, run in runs if of == name]) for name in systems}
+
+
+def _filling(work: Work, seconds: float) -> Work:
+    """The work with as many prompts as take raw vLLM so many seconds."""
+    most = MOST_PROMPTS - WARM_PROMPTS
+    while True:
+        took = _in_process("raw", work)["seconds"]
+        enough = min(int(seconds / took * work.count), most)
+        if took >= FIRST_SHARE * seconds or work.count == most:
+            return replace(work, count=enough)
+        work = replace(work, count=min(enough, FIRST_GROWTH * work.count))
 
 
 def _together(runs: Sequence[dict[str, float]]) -> dict[str, float]:
@@ -111,7 +119,7 @@ def _prepare(folder: Path, model: str) -> Work:
             text = f"{number}. {texts[number % len(texts)]}"
             file.write(json.dumps({"prompt": text}) + "\n")
     weights = _wide_model(folder / "wide") if model == "wide" else LLAMA
-    return Work(weights, prompts, 0)
+    return Work(weights, prompts, FIRST_PROMPTS)
 
 
 def _wide_model(folder: Path) -> Path:
@@ -186,9 +194,7 @@ def _run_raw(work: Work) -> dict[str, float]:
         return [len(o.token_ids) for output in outputs for o in output.outputs], seconds
 
     answer(slice(WARM_PROMPTS))
-    count = work.count or FIRST_PROMPTS
-    tokens, seconds = answer(slice(WARM_PROMPTS, WARM_PROMPTS + count))
-    return _figures(tokens, seconds) | {"prompts": count}
+    return _figures(*answer(slice(WARM_PROMPTS, WARM_PROMPTS + work.count)))
 
 
 def _run_ours(work: Work) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +27,11 @@ pytestmark = pytest.mark.integration
 
 ROWS = 12
 COMMON = {"batch_size": ROWS, "precision": "fp32", "gradient_checkpointing": False}
+
+
+@pytest.fixture(autouse=True)
+def _scratch_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 def step_of(folder: Path, stage: str, model: Path = TARGET, **keys):
