@@ -1,5 +1,6 @@
 """Which models answer which prompts: the sources by data set, the target's checkpoints held-out."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -9,7 +10,7 @@ from ray import serve
 from cluster.connection import Holdings
 from cluster.engine_fit import Split
 from cluster.plan import Model, lay_out
-from fusion.recipe import Dataset, Recipe, Sampling, Source
+from fusion.recipe import Recipe, Sampling, Source
 from fusion.run import Run, source_key
 from jobs.sample import Asking
 from services.applications import reward_application_name, source_application_name
@@ -30,22 +31,27 @@ def source_keys(run: Run, split: str) -> dict[str, str]:
 
 
 def source_askings(run: Run, source: Source, prompts: pl.DataFrame) -> list[Asking]:
-    """What a source is to be asked: its training prompts and its held-out ones."""
+    """What a source is to be asked: its training prompts and its held-out ones.
+
+    A key has one asking: both are in it where evaluation samples as the source does.
+    """
+    splits_of: dict[str, list[str]] = defaultdict(list)
+    for split in SPLITS:
+        splits_of[source_key(source, sampling_of(run, source, split))].append(split)
     return [
         Asking(
             served=Served.of(source),
-            source_key=source_key(source, sampling_of(run, source, split)),
-            sampling=sampling_of(run, source, split),
-            prompts=prompts.filter(pl.col("split") == split),
-            samples=_samples(run.recipe, source, split),
-            is_test=split == "test",
+            source_key=key,
+            sampling=sampling_of(run, source, splits[0]),
+            prompts=prompts.filter(pl.col("split").is_in(splits)),
+            samples={d.name: run.recipe.samples(source, d) for d in run.recipe.datasets},
         )
-        for split in SPLITS
+        for key, splits in splits_of.items()
     ]
 
 
 def run_askings(run: Run, prompts: pl.DataFrame) -> list[Asking]:
-    """What all sources are to be asked; a source without prompts is left out."""
+    """What all sources are to be asked, each key once; a source without prompts is left out."""
     askings = [a for s in run.recipe.model_sources for a in source_askings(run, s, prompts)]
     return [asking for asking in askings if not asking.wanted().is_empty()]
 
@@ -65,7 +71,6 @@ def checkpoint_asking(run: Run, name: str, model: str, prompts: pl.DataFrame) ->
         sampling=sampling,
         prompts=prompts.filter(pl.col("split") == "test"),
         samples={d.name: 1 for d in recipe.datasets if d.split == "test"},
-        is_test=True,
     )
 
 
@@ -161,8 +166,3 @@ def reward_applications(
         for name, reward in recipe.rewards.items()
         if reward.served_model
     }
-
-
-def _samples(recipe: Recipe, source: Source, split: str) -> dict[str, int]:
-    datasets: list[Dataset] = [d for d in recipe.datasets if d.split == split]
-    return {d.name: recipe.samples(source, d) for d in datasets}

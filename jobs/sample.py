@@ -30,15 +30,13 @@ BLOCKS_AT_ONCE = 2
 
 @dataclass(frozen=True)
 class Asking:
-    """A model, the prompts it is to answer, and how."""
+    """A model, the prompts it is to answer, and how; of a run's, no two have one key."""
 
     served: Served
     source_key: str
     sampling: Sampling
     prompts: pl.DataFrame
     samples: dict[str, int]
-    is_test: bool = False
-    """Whether the answers measure the model: then empty and looping ones are answers as well."""
 
     def wanted(self) -> pl.DataFrame:
         """Every answer wanted, stored or not: prompt_id, sample_index, response_id."""
@@ -136,7 +134,7 @@ def _faults(outcomes: ray.data.Dataset) -> Generator[str, None, None]:
 def _answered(run: Run, askings: Sequence[Asking]) -> ray.data.Dataset | None:
     """The outcomes of the blocks of one model; they are asked when this is read."""
     model = askings[0].served
-    blocks = [block for asking in askings for block in _blocks(run, asking)]
+    blocks = [block for asking in askings for block in request_blocks(run, asking)]
     if not blocks:
         return None
     name = source_application_name(run.recipe.name, model.name)
@@ -155,14 +153,19 @@ def _answered(run: Run, askings: Sequence[Asking]) -> ray.data.Dataset | None:
     )
 
 
-def _blocks(run: Run, asking: Asking) -> list[pa.Table]:
-    """The missing requests in random order, in blocks enough for every engine."""
+def request_blocks(run: Run, asking: Asking) -> list[pa.Table]:
+    """The missing requests in random order, in blocks enough for every engine.
+
+    Answers to held-out prompts measure the model, so that empty and looping ones are answers as
+    well: a block keeps all, or none of these.
+    """
     requests = missing_requests(run, asking).sample(fraction=1, shuffle=True, seed=0)
-    labelled = requests.with_columns(
+    splits = asking.prompts.select("prompt_id", keeps_all=pl.col("split") == "test")
+    labelled = requests.join(splits, on="prompt_id", maintain_order="left").with_columns(
         source_key=pl.lit(asking.source_key),
         sampling=pl.lit(asking.sampling.model_dump_json()),
-        keeps_all=pl.lit(asking.is_test),
     )
     share = ceil(labelled.height / (BLOCKS_AT_ONCE * asking.served.replicas))
     size = max(1, min(PROMPTS_PER_BLOCK, share))
-    return [part.to_arrow() for part in labelled.iter_slices(size)]
+    groups = labelled.partition_by("keeps_all")
+    return [part.to_arrow() for group in groups for part in group.iter_slices(size)]

@@ -57,7 +57,7 @@ def _in_part(run: Run, stage: str) -> tuple[str, ...] | None:
         entered = sum(a.wanted().height for a in askings)
         left = sum(num_missing(run, a) for a in askings)
     else:
-        answers = stored_answers(run, prompts, dict.fromkeys(a.source_key for a in askings))
+        answers = stored_answers(run, prompts, [a.source_key for a in askings])
         wants = [reward_wants(run.recipe, answers), verdict_wants(run.recipe, answers)]
         entered = sum(w.height for w in wants)
         left = sum(unscored(run, w).height for w in wants)

@@ -99,7 +99,8 @@ def asked(ray_is_up, tmp_path, request):
     run = Run(Recipe.model_validate(_recipe(part, tmp_path)))
     messages = [[{"role": "user", "content": str(n)}] for n in range(PROMPTS)]
     ids = [f"p{n}" for n in range(PROMPTS)]
-    prompts = pl.DataFrame({"prompt_id": ids, "dataset": ["d"] * PROMPTS, "messages": messages})
+    labels = {"dataset": "d", "split": "train"}
+    prompts = pl.DataFrame({"prompt_id": ids, **labels, "messages": messages})
     served = Served("one", "m", None, Engine())
     asking = Asking(served, "one-key", Sampling(), prompts, {"d": 4})
     name = source_application_name(run.recipe.name, "one")

@@ -144,6 +144,7 @@ def test_waves_follow_the_nodes_that_are_there_when_they_come_up(there, tmp_path
         {
             "prompt_id": [f"p{n}" for n in range(PROMPTS)],
             "dataset": "d",
+            "split": "train",
             "messages": [[{"role": "user", "content": str(n)}] for n in range(PROMPTS)],
         }
     )
