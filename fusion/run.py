@@ -11,9 +11,22 @@ from typing import Any
 
 from fusion.identity import KEY_LENGTH, content_hash, model_fingerprint
 from fusion.ingest import DataPath
-from fusion.recipe import Recipe, Sampling, Source
+from fusion.recipe import Engine, Recipe, Sampling, Source
 from fusion.records import TABLES
 from fusion.store import Location, Table
+
+# Options of vLLM that touch its speed, memory, loading or logging alone; others may change answers.
+_NOT_ANSWERS = {
+    "async_scheduling", "max_num_batched_tokens", "scheduling_policy",
+    "enable_prefix_caching", "prefix_caching_hash_algo", "block_size", "num_gpu_blocks_override",
+    "cpu_offload_gb", "offload_backend",
+    "compilation_config", "cudagraph_capture_sizes", "max_cudagraph_capture_size",
+    "data_parallel_size", "decode_context_parallel_size", "prefill_context_parallel_size",
+    "distributed_executor_backend", "disable_custom_all_reduce", "enable_expert_parallel",
+    "download_dir", "hf_token", "max_parallel_loading_workers", "safetensors_load_strategy",
+    "use_tqdm_on_load", "aggregate_engine_logging", "disable_log_stats", "enable_log_requests",
+    "otlp_traces_endpoint", "collect_detailed_traces",
+}  # fmt: skip
 
 STAGES = ("ingest", "sample", "score", "select", "sft", "reference", "dpo", "evaluate", "report")
 
@@ -77,12 +90,19 @@ def source_key(source: Source, sampling: Sampling) -> str:
     """A source's name and a hash of all that shapes its answers.
 
     That is: model, revision and files (chat template included), sampling parameters, and the
-    engine settings that change numerics. An imported source is its file and how it is read.
+    engine settings that may change answers. An imported source is its file and how it is read.
     """
     if source.kind == "imported":
         shape: list[Any] = [DataPath.of(source).fingerprint(), source.fields]
     else:
-        numerics = [source.engine.dtype, source.engine.quantization, source.engine.max_model_len]
         model = model_fingerprint(str(source.model), source.revision)
-        shape = [model, sampling.model_dump(mode="json"), numerics]
+        shape = [model, sampling.model_dump(mode="json"), _shape(source.engine)]
     return f"{source.name}-{content_hash(shape, length=KEY_LENGTH)}"
+
+
+def _shape(engine: Engine) -> list[Any]:
+    """What of an engine's settings may change answers; options passed through only if any do."""
+    named = [engine.dtype, engine.quantization, engine.max_model_len]
+    names = set(engine.model_extra or ()) - _NOT_ANSWERS
+    passed = engine.model_dump(mode="json", exclude_none=True, include=names)
+    return [*named, passed] if passed else named
