@@ -52,6 +52,7 @@ def run_evaluate(
         with Answering(run, holdings, progress, keeps_time=False) as answering:
             answering.run(askings, held_out, score=True)
     results = _results(run, held_out, keys)
+    run.manifest(STAGE).delete()  # it is of the results that go
     _replace(run, results)
     wanted = sum(a.wanted().height for a in askings)
     answered = results.filter(pl.col("model").is_in([a.served.name for a in askings]))
