@@ -45,9 +45,15 @@ def model_files(checkpoint: Location, card: str) -> dict[str, Content]:
     return {**files, CARD: card.encode()}
 
 
-def mark(files: Mapping[str, Content], facts: Mapping[str, Any]) -> bytes:
-    """The content of `MARK`: facts of the run, and the SHA-256 of every file."""
-    hashes = {path: hashlib.sha256(read(files[path])).hexdigest() for path in sorted(files)}
+def mark(
+    files: Mapping[str, Content], facts: Mapping[str, Any], kept: Mapping[str, str] | None = None
+) -> bytes:
+    """The content of `MARK`: facts of the run, and the SHA-256 of every file.
+
+    `kept` are the hashes of files that lie there already and stay.
+    """
+    hashes = {path: hashlib.sha256(read(content)).hexdigest() for path, content in files.items()}
+    hashes = dict(sorted({**(kept or {}), **hashes}.items()))
     return (json.dumps({**facts, "files": hashes}, indent=2) + "\n").encode()
 
 
@@ -81,10 +87,11 @@ def write_folder(
 ) -> None:
     """Write everything into one folder: `dataset/`, `sft/` and `dpo/`.
 
-    The mark comes first, so that a publication that was cut short can be made again.
+    The mark comes first, so that a publication that was cut short can be made again. What an
+    earlier publication of the run put under other names stays.
 
     Raises:
-        BadInputError: the folder holds somebody else's files.
+        BadInputError: the folder holds somebody else's files, or those of another run would stay.
     """
     existing = [entry.name for entry in folder.list(recursive=True) if not entry.is_folder]
     check_ours(str(folder), existing)
@@ -93,11 +100,34 @@ def write_folder(
         for publication in publications
         for path, content in publication.files.items()
     }
-    (folder / MARK).write_bytes(mark(files, facts))
+    names = {_name(path) for path in files}
+    kept = _kept(folder, names, str(facts["run"])) if MARK in existing else {}
+    (folder / MARK).write_bytes(mark(files, facts, kept))
     for path, content in files.items():
         (folder / path).write_bytes(read(content))
-    for path in stale_parts(existing, files):
+    for path in stale_parts((path for path in existing if _name(path) in names), files):
         (folder / path).delete()
+
+
+def _name(path: str) -> str:
+    """The publication that a file of a folder belongs to."""
+    return path.split("/", maxsplit=1)[0]
+
+
+def _kept(folder: Location, names: set[str], run: str) -> dict[str, str]:
+    """The hashes of what was published to a folder before under other names."""
+    try:
+        earlier = json.loads((folder / MARK).read_bytes())
+        kept = {path: sha for path, sha in earlier["files"].items() if _name(path) not in names}
+        other = earlier["run"]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise BadInputError(f"{folder / MARK} is damaged; publish to a new folder.") from None
+    if kept and other != run:
+        raise BadInputError(
+            f"{folder} holds {', '.join(sorted({_name(path) for path in kept}))} of run {other}; "
+            f"give a new folder, or publish all of {run}."
+        )
+    return kept
 
 
 def _belongs_to_model(name: str) -> bool:

@@ -148,6 +148,27 @@ def test_publishing_again_replaces_what_was_published_and_nothing_else(finished,
     assert not (folder / "dataset/sft/part-of-another-time.parquet").exists()
 
 
+@pytest.mark.parametrize("second", ["dataset", "models"])
+def test_what_only_leaves_out_stays_as_it_was_published(finished, tmp_path, second):
+    folder = tmp_path / "out"
+    publish_run(finished, folder=str(folder))
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    publish_run(finished, folder=str(folder), only=second)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_models_do_not_go_beside_the_data_set_of_another_run(finished, tmp_path):
+    folder = tmp_path / "out"
+    publish_run(finished, folder=str(folder), only="dataset")
+    path = folder / "crucible.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"run": "another"}))
+    with pytest.raises(BadInputError, match="holds dataset of run another"):
+        publish_run(finished, folder=str(folder), only="models")
+    path.write_text("{")
+    with pytest.raises(BadInputError, match="damaged"):
+        publish_run(finished, folder=str(folder))
+
+
 def test_a_folder_of_somebody_else_is_refused(finished, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/thesis.tex").write_text("years of work")
