@@ -9,6 +9,7 @@ from fusion.store import Counts, Location, Manifest, is_current
 from fusion.training_rows import hold_out
 from jobs.progress import Progress
 from jobs.reference import reference_inputs, tokenised_preferences, with_reference
+from jobs.select import check_selected
 from jobs.sft import sft_checkpoint
 from jobs.stage import StageClock, write_manifest
 from jobs.training import token_count, train, training_account
@@ -33,6 +34,7 @@ def run_dpo(run: Run, holdings: Holdings, progress: Progress) -> Manifest:
     Raises:
         CrucibleError: there are no pairs, or training failed.
     """
+    check_selected(run, run.recipe.dpo)
     inputs = dpo_inputs(run)
     checkpoint = checkpoint_location(run, STAGE, inputs)
     done = Manifest.read(run.manifest(STAGE))

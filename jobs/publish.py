@@ -15,10 +15,14 @@ from fusion.selection import Yields
 from fusion.store import Location, Manifest, is_current
 from jobs.dpo import dpo_checkpoint, dpo_inputs
 from jobs.hub import Hub, hub_ids
-from jobs.select import counted_entries, dataset_hashes
+from jobs.ingest import load_prompts
+from jobs.models import source_keys
+from jobs.score import scorer_keys
+from jobs.select import counted_entries, dataset_hashes, is_current_selection
 from jobs.sft import sft_checkpoint, sft_inputs
 
 Only = Literal["dataset", "models"]
+OUTDATED = "was done for other inputs than the run has now"
 
 
 def publish_run(
@@ -52,15 +56,13 @@ def check_finished(run: Run, only: Only | None) -> None:
     Raises:
         BadInputError: a stage is to do, or was done for earlier inputs.
     """
-    recipe = run.recipe
-    has_own_data = not (recipe.sft.data and recipe.dpo.data)
-    if only == "dataset" and not has_own_data:
+    if _has_own_data(run):
+        _check_selected(run)
+    elif only == "dataset":
         raise BadInputError(
-            f"Run {recipe.name} learned from sft.data and dpo.data and has no data set of its own; "
-            "publish its models with --only models."
+            f"Run {run.recipe.name} learned from sft.data and dpo.data and has no data set of its "
+            "own; publish its models with --only models."
         )
-    if only != "models" and has_own_data and Manifest.read(run.manifest("select")) is None:
-        raise _unfinished(run, "select", "is to do")
     if only == "dataset":
         return
     trained: dict[str, tuple[Callable[[Run], dict[str, str]], Callable[[Run], Location]]] = {
@@ -72,14 +74,27 @@ def check_finished(run: Run, only: Only | None) -> None:
         if done is None:
             raise _unfinished(run, stage, "is to do")
         if not (is_current(done, inputs(run)) and is_complete(checkpoint(run))):
-            raise _unfinished(run, stage, "was done for other inputs than the run has now")
+            raise _unfinished(run, stage, OUTDATED)
+
+
+def _has_own_data(run: Run) -> bool:
+    return not (run.recipe.sft.data and run.recipe.dpo.data)
+
+
+def _check_selected(run: Run) -> None:
+    """Models depend on it too: their cards name the recipe's sources."""
+    if Manifest.read(run.manifest("select")) is None:
+        raise _unfinished(run, "select", "is to do")
+    keys, scorers = source_keys(run, "train"), scorer_keys(run.recipe)
+    if not is_current_selection(run, load_prompts(run), keys, scorers):
+        raise _unfinished(run, "select", OUTDATED)
 
 
 def publications(run: Run, only: Only | None, ids: Mapping[str, str]) -> list[Publication]:
     """The data set, then the models in the order of their training; `ids` are their hub ids."""
     made = []
     select = Manifest.read(run.manifest("select"))
-    if only != "models" and select is not None:
+    if only != "models" and select is not None and _has_own_data(run):
         made.append(_dataset(run, select, ids.get("dataset", "FOLDER")))
     data = ids.get("dataset") if made else None
     if only != "dataset":
@@ -153,13 +168,12 @@ def _course(run: Run, stage: str, checkpoint: Location) -> str:
 
 
 def _accuracy(run: Run) -> dict[str, Any]:
-    """What result.json says, nothing where these models were not evaluated."""
-    file = run.folder / "result.json"
-    measured, trained = (Manifest.read(run.manifest(stage)) for stage in ("evaluate", "dpo"))
-    is_old = measured is None or (trained and trained.finished_at > measured.finished_at)
-    if is_old or not file.exists():
+    """What result.json says, nothing where it is not of these models."""
+    done = [Manifest.read(run.manifest(stage)) for stage in ("dpo", "evaluate", "report")]
+    times = [manifest.finished_at for manifest in done if manifest]
+    if len(times) < len(done) or times != sorted(times):
         return {}
-    found: dict[str, Any] = json.loads(file.read_text())["accuracy"]
+    found: dict[str, Any] = json.loads((run.folder / "result.json").read_text())["accuracy"]
     return found
 
 

@@ -17,6 +17,7 @@ from fusion.store import Counts, Manifest, is_current
 from fusion.training_rows import TokenRows
 from jobs.conversations import tokenised_pairs, training_source
 from jobs.datasink import TableSink, commit
+from jobs.select import check_selected
 from jobs.sft import sft_checkpoint
 from jobs.stage import StageClock, write_manifest
 
@@ -59,6 +60,7 @@ def reference_inputs(run: Run) -> dict[str, str]:
 
 def run_reference(run: Run, holdings: Holdings) -> Manifest:
     """Compute the log-probs that are missing, on Ray Data, and commit them to the store."""
+    check_selected(run, run.recipe.dpo)
     inputs = reference_inputs(run)
     done = Manifest.read(run.manifest(STAGE))
     if done and is_current(done, inputs):

@@ -74,10 +74,11 @@ def load_report_data(
     """All that the report shows, of the stages that have finished."""
     manifests = _manifests(run)
     select = manifests.get("select")
+    preferences = _frame(run.preferences())
     return ReportData(
         recipe=run.recipe,
         results=_frame(run.results()),
-        preferences=_frame(run.preferences()),
+        preferences=preferences if select else preferences.clear(),
         rewards=_rewards(run, prompts, source_keys, scorer_keys),
         yields=Yields.from_json(select.yields) if select else None,
         lineage=_lineage(run, prompts, source_keys),

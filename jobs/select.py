@@ -16,9 +16,10 @@ from fusion.chat import load_tokenizer
 from fusion.entries import Entries
 from fusion.errors import BadInputError
 from fusion.identity import content_hash, model_fingerprint
+from fusion.recipe import Training
 from fusion.run import Run
 from fusion.selection import Choice, Room, Selected, choose, describe, fill, longest_row
-from fusion.store import Counts, Manifest, Table, fingerprint_rows
+from fusion.store import Counts, Manifest, Table, fingerprint_rows, is_current
 from fusion.wanted import scores_in_force
 from jobs.stage import StageClock, write_manifest
 
@@ -60,6 +61,7 @@ def run_select(
     inputs = select_inputs(run, prompts, source_keys, scorer_keys)
     chosen = _choose(run, prompts, source_keys, scorer_keys)
     selected = fill(chosen, prompts, _texts(run, chosen.response_ids(), source_keys))
+    run.manifest(STAGE).delete()  # until it is there again the data set may be half another one
     _write(run, selected, inputs["rules"])
     return write_manifest(
         run,
@@ -82,6 +84,47 @@ def select_inputs(
 
     And with `drop_too_long` the target, by whose tokens lengths are counted.
     """
+    tables = _store_tables(run, source_keys, scorer_keys)
+    stored = {name: table.fingerprint() for name, table in tables.items()}
+    return _recipe_inputs(run, prompts) | stored
+
+
+def is_current_selection(
+    run: Run,
+    prompts: pl.DataFrame,
+    source_keys: Mapping[str, str],
+    scorer_keys: Sequence[str],
+) -> bool:
+    """Whether the run's data set is what its recipe asks for, and of all that the run has made.
+
+    The arguments are those of `run_select`. The store's tables are compared by their keys alone:
+    evaluate and other recipes add rows to them that this selection does not read. What this run
+    added itself shows in manifests that are later than select's.
+    """
+    done = Manifest.read(run.manifest(STAGE))
+    if done is None:
+        return False
+    tables = _store_tables(run, source_keys, scorer_keys)
+    stored = {name: done.inputs.get(name, "") for name in tables}
+    before = (Manifest.read(run.manifest(stage)) for stage in ("ingest", "sample", "score"))
+    is_last = all(m is None or m.finished_at <= done.finished_at for m in before)
+    return is_last and is_current(done, _recipe_inputs(run, prompts) | stored)
+
+
+def check_selected(run: Run, training: Training) -> None:
+    """See that the run's own rows are those of one selection, where `training` learns from them.
+
+    Raises:
+        BadInputError: the stage select is to do, or was stopped while it replaced the rows.
+    """
+    if training.data is None and not run.manifest(STAGE).exists():
+        raise BadInputError(
+            f"Run {run.recipe.name} has no finished selection to learn from; run the stage select "
+            "first, or name an existing data set as sft.data and dpo.data."
+        )
+
+
+def _recipe_inputs(run: Run, prompts: pl.DataFrame) -> dict[str, str]:
     recipe = run.recipe
     order = {"sources": True, "datasets": True, "selection": True, "reward": True}
     inputs = {
@@ -91,10 +134,14 @@ def select_inputs(
     if recipe.selection.drop_too_long:
         target = model_fingerprint(recipe.target.model, recipe.target.revision)
         inputs["target"] = content_hash([target, longest_row(recipe)])
-    for table, keys in (("responses", source_keys.values()), ("scores", scorer_keys)):
-        for key in keys:
-            inputs[f"{table}/{key}"] = run.shared(table).partition(key).fingerprint()
     return inputs
+
+
+def _store_tables(
+    run: Run, source_keys: Mapping[str, str], scorer_keys: Sequence[str]
+) -> dict[str, Table]:
+    keys = {"responses": source_keys.values(), "scores": scorer_keys}
+    return {f"{name}/{key}": run.shared(name).partition(key) for name in keys for key in keys[name]}
 
 
 def count_prompts(selected: Selected) -> Counts:

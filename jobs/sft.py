@@ -9,6 +9,7 @@ from fusion.store import Counts, Location, Manifest, is_current
 from fusion.training_rows import hold_out
 from jobs.conversations import tokenised_conversations, training_source
 from jobs.progress import Progress
+from jobs.select import check_selected
 from jobs.stage import StageClock, write_manifest
 from jobs.training import token_count, train, training_account
 
@@ -36,6 +37,7 @@ def run_sft(run: Run, holdings: Holdings, progress: Progress) -> Manifest:
     Raises:
         CrucibleError: there is nothing to learn from, or training failed.
     """
+    check_selected(run, run.recipe.sft)
     inputs = sft_inputs(run)
     checkpoint = checkpoint_location(run, STAGE, inputs)
     done = Manifest.read(run.manifest(STAGE))

@@ -9,18 +9,23 @@ from pathlib import Path
 
 import datasets
 import huggingface_hub.constants
+import pyarrow as pa
 import pytest
 import yaml
 from rich.console import Console
 
 from fusion.checkpoints import upload
 from fusion.errors import BadInputError, CrucibleError
+from fusion.identity import score_id
+from fusion.recipe import Recipe
+from fusion.records import SCORES
 from fusion.run import Run
-from fusion.store import Counts
+from fusion.store import Counts, Location
 from jobs.dpo import dpo_checkpoint, dpo_inputs
 from jobs.progress import Progress
 from jobs.publish import publish_run
 from jobs.run import run_recipe
+from jobs.score import scorer_keys
 from jobs.sft import sft_checkpoint, sft_inputs
 from jobs.stage import StageClock, write_manifest
 from tests.jobs.hub_stand_in import TOKEN, hub_stand_in
@@ -34,10 +39,19 @@ SHARE = {"value": 0.5, "low": 0.25, "high": 0.75, "n": 9}
 def selected(tmp_path, monkeypatch):
     """A run with its rows selected and nothing trained."""
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    quiet = Progress(Console(file=StringIO()))
-    run = run_recipe(small_recipe(tmp_path), ["ingest"], quiet)
+    run = run_recipe(small_recipe(tmp_path), ["ingest"], quiet())
     store_answers(run)
-    return run_recipe(run.recipe, ["select"], quiet)
+    return run_recipe(run.recipe, ["select"], quiet())
+
+
+def quiet():
+    return Progress(Console(file=StringIO()))
+
+
+def reseeded(run):
+    """The run with another seed of the split, so that other rows are selected."""
+    selection = run.recipe.selection.model_copy(update={"seed": 7})
+    return Run(run.recipe.model_copy(update={"selection": selection}))
 
 
 @pytest.fixture
@@ -65,7 +79,8 @@ def finish(run, trained):
         run.training_log(stage).write_text("".join(json.dumps(row) + "\n" for row in log))
         counts = Counts(entered=9, results=9)
         write_manifest(run, stage, StageClock(), inputs=inputs(run), counts=counts)
-    write_manifest(run, "evaluate", StageClock(), inputs={}, counts=Counts(entered=9, results=9))
+    for stage in ("evaluate", "report"):
+        write_manifest(run, stage, StageClock(), inputs={}, counts=Counts(entered=9, results=9))
     result = {"accuracy": {model: {"average": SHARE} for model in ("base", "sft", "dpo", "one")}}
     (run.folder / "result.json").write_text(json.dumps(result))
 
@@ -105,9 +120,10 @@ def test_cards_say_what_is_known_and_give_no_path_away(finished, tmp_path):
     assert "| dpo |" not in cards[2]
 
 
-def test_accuracy_of_an_earlier_model_is_not_claimed(finished, tmp_path):
+@pytest.mark.parametrize("stage", ["dpo", "evaluate"])
+def test_accuracy_of_an_earlier_model_is_not_claimed(finished, tmp_path, stage):
     counts = Counts(entered=9, results=9)
-    write_manifest(finished, "dpo", StageClock(), inputs=dpo_inputs(finished), counts=counts)
+    write_manifest(finished, stage, StageClock(), inputs=dpo_inputs(finished), counts=counts)
     publish_run(finished, folder=str(tmp_path / "out"))
     assert "Not measured." in (tmp_path / "out/dpo/README.md").read_text()
 
@@ -202,16 +218,81 @@ def test_a_selection_of_another_version_is_one_sentence(selected, tmp_path):
 
 
 def test_models_of_an_earlier_selection_are_refused(finished, tmp_path):
-    selection = finished.recipe.selection.model_copy(update={"seed": 7})
-    other = finished.recipe.model_copy(update={"selection": selection})
-    run_recipe(other, ["select"], Progress(Console(file=StringIO())))
+    other = reseeded(finished)
+    run_recipe(other.recipe, ["select"], quiet())
     with pytest.raises(BadInputError, match="sft was done for other inputs"):
-        publish_run(Run(other), folder=str(tmp_path / "out"))
+        publish_run(other, folder=str(tmp_path / "out"))
 
 
 def test_a_run_without_anything_selected_is_refused(tmp_path):
     with pytest.raises(BadInputError, match="the stage select is to do"):
         publish_run(Run(small_recipe(tmp_path)), folder=str(tmp_path / "out"), only="dataset")
+
+
+def test_a_selection_stopped_while_it_replaces_rows_is_unfinished(selected, tmp_path, monkeypatch):
+    other = reseeded(selected)
+    with monkeypatch.context() as patch:
+        patch.setattr(Location, "delete", stop_at_parts(Location.delete))
+        with pytest.raises(KeyboardInterrupt):
+            run_recipe(other.recipe, ["select"], quiet())
+    assert len(selected.sft().location.list()) == 2
+    for only in ("dataset", "models"):
+        with pytest.raises(BadInputError, match="the stage select is to do"):
+            publish_run(other, folder=str(tmp_path / "out"), only=only)
+    run_recipe(other.recipe, ["select"], quiet())
+    assert len(publish_run(other, folder=str(tmp_path / "out"), only="dataset")) == 1
+
+
+def stop_at_parts(delete):
+    def stop(location):
+        if location.name.startswith("part-"):
+            raise KeyboardInterrupt
+        delete(location)
+
+    return stop
+
+
+@pytest.mark.parametrize("only", ["dataset", "models", None])
+def test_a_selection_by_earlier_rules_is_refused(finished, tmp_path, only):
+    other = reseeded(finished)
+    run_recipe(other.recipe, ["ingest"], quiet())
+    with pytest.raises(BadInputError, match="select was done for other inputs"):
+        publish_run(other, folder=str(tmp_path / "out"), only=only)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_selection_of_other_prompts_is_refused(selected, tmp_path):
+    with (tmp_path / "questions.jsonl").open("a") as file:
+        file.write(json.dumps({"q": "one more question"}) + "\n")
+    with pytest.raises(BadInputError, match="select was done for other inputs"):
+        publish_run(selected, folder=str(tmp_path / "out"), only="dataset")
+
+
+@pytest.mark.parametrize("stage", ["ingest", "sample", "score"])
+def test_a_selection_of_what_was_there_before_more_was_made_is_refused(selected, tmp_path, stage):
+    counts = Counts(entered=9, results=9)
+    write_manifest(selected, stage, StageClock(), inputs={}, counts=counts)
+    with pytest.raises(BadInputError, match="select was done for other inputs"):
+        publish_run(selected, folder=str(tmp_path / "out"), only="dataset")
+
+
+def test_scores_of_other_answers_leave_a_selection_as_it_is(selected, tmp_path):
+    (scorer,) = scorer_keys(selected.recipe)
+    row = {"response_id": "f" * 32, "scorer": "reward", "scorer_key": scorer, "reward": 0.5}
+    row["score_id"] = score_id(row["response_id"], scorer, "")
+    selected.shared("scores").partition(scorer).append(pa.Table.from_pylist([row], SCORES))
+    assert publish_run(selected, folder=str(tmp_path / "out"), only="dataset")
+
+
+def test_a_data_set_that_nothing_was_trained_on_is_not_published_with_the_models(
+    selected, tmp_path
+):
+    data = {stage: {"data": str(tmp_path / "other.jsonl")} for stage in ("sft", "dpo")}
+    (tmp_path / "other.jsonl").write_text("{}\n")
+    other = Run(Recipe.model_validate(selected.recipe.model_dump() | data))
+    finish(other, tmp_path / "trained")
+    places = publish_run(other, folder=str(tmp_path / "out"))
+    assert places == [str(tmp_path / "out" / name) for name in ("sft", "dpo")]
 
 
 @pytest.mark.parametrize(

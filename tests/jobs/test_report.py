@@ -49,6 +49,15 @@ def test_report_is_written_from_what_the_stages_left(run):
     assert "report" not in report.result["seconds"]
 
 
+def test_pairs_of_a_selection_that_has_not_finished_are_not_shown(run):
+    tables, data = sample_tables(num_train=12), sample_data(num_train=12, num_test=10)
+    store(run, tables, data)
+    keys = (SOURCE_KEYS, SCORER_KEYS)
+    assert load_report_data(run, tables.prompts, *keys).preferences.height
+    run.manifest("select").delete()
+    assert load_report_data(run, tables.prompts, *keys).preferences.is_empty()
+
+
 def test_rewards_are_those_of_this_recipes_train_answers(run):
     tables, data = sample_tables(num_train=12), sample_data(num_train=12, num_test=10)
     store(run, tables, data)

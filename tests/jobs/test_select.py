@@ -2,6 +2,7 @@
 
 import datetime
 import random
+from io import StringIO
 from pathlib import Path
 
 import datasets
@@ -9,13 +10,20 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from rich.console import Console
 
+from fusion.errors import BadInputError
 from fusion.identity import content_hash, dedupe_key, prompt_id, response_id, score_id
 from fusion.recipe import Recipe
 from fusion.records import PREFERENCES, PROMPTS, RESPONSES, SCORES, SFT
 from fusion.run import Run
-from fusion.store import Manifest
-from jobs.select import run_select, select_inputs
+from fusion.store import Manifest, Table
+from jobs.dpo import run_dpo
+from jobs.progress import Progress
+from jobs.reference import run_reference
+from jobs.run import NOTHING
+from jobs.select import check_selected, is_current_selection, run_select, select_inputs
+from jobs.sft import run_sft
 from tests.training_data import TARGET
 
 KEYS = {"alpha": "alpha-key", "beta": "beta-key"}
@@ -228,6 +236,38 @@ def test_inputs_change_with_rules_answers_and_scores_alone(stored, prompts):
     stored.shared("responses").partition("beta-key").append(pa.Table.from_pylist(extra, RESPONSES))
     after = select_inputs(stored, prompts, KEYS, SCORERS)
     assert changed(before, after) == {"responses/beta-key"}
+
+
+def test_a_selection_is_current_until_rules_prompts_or_keys_are_others(stored, prompts):
+    assert not is_current_selection(stored, prompts, KEYS, SCORERS)
+    run_select(stored, prompts, KEYS, SCORERS)
+    assert is_current_selection(stored, prompts, KEYS, SCORERS)
+    seeded = stored.recipe.selection.model_copy(update={"seed": 7})
+    other = Run(stored.recipe.model_copy(update={"selection": seeded}))
+    assert not is_current_selection(other, prompts, KEYS, SCORERS)
+    assert not is_current_selection(stored, prompts[1:], KEYS, SCORERS)
+    assert not is_current_selection(stored, prompts, {**KEYS, "beta": "warmer-key"}, SCORERS)
+    assert not is_current_selection(stored, prompts, KEYS, ["reward-key", "patient-math-key"])
+    assert not is_current_selection(stored, prompts, KEYS, ["reward-key"])
+
+
+@pytest.mark.parametrize("stage", [run_sft, run_reference, run_dpo])
+def test_rows_of_a_stopped_selection_are_not_learned_from(stored, prompts, monkeypatch, stage):
+    def stop(table, rows, *, name):
+        raise KeyboardInterrupt
+
+    run_select(stored, prompts, KEYS, SCORERS)
+    with monkeypatch.context() as patch:
+        patch.setattr(Table, "append", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run_select(stored, prompts, KEYS, SCORERS)
+    others = () if stage is run_reference else (Progress(Console(file=StringIO())),)
+    with pytest.raises(BadInputError, match="no finished selection to learn from"):
+        stage(stored, NOTHING, *others)
+
+
+def test_an_existing_data_set_needs_no_selection(run, tmp_path):
+    check_selected(run, run.recipe.sft.model_copy(update={"data": str(tmp_path / "rows.jsonl")}))
 
 
 def test_answers_too_long_to_train_on_make_room_for_shorter_ones(stored, prompts):
