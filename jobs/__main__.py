@@ -45,6 +45,9 @@ class Guarded(TyperGroup):
         except CrucibleError as error:
             errors.print("[red]failed:[/red]", escape(_sentence(error)), highlight=False)
             raise typer.Exit(FAILED) from None
+        except OSError as error:
+            errors.print("[red]failed:[/red]", escape(_of_the_machine(error)), highlight=False)
+            raise typer.Exit(FAILED) from None
         except KeyboardInterrupt:
             errors.print("interrupted; what is committed is kept, the same command resumes.")
             raise typer.Exit(INTERRUPTED) from None
@@ -54,6 +57,13 @@ def _sentence(error: CrucibleError) -> str:
     """What an error says; one that a Ray task raised says it under a traceback of its own."""
     cause = getattr(error, "cause", None)
     return str(cause if isinstance(cause, CrucibleError) else error)
+
+
+def _of_the_machine(error: OSError) -> str:
+    """What went wrong with a file or a connection."""
+    if error.filename is None:
+        return f"{type(error).__name__}: {error}"
+    return f"{os.fsdecode(error.filename)}: {error.strerror}"
 
 
 app = typer.Typer(

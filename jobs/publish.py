@@ -7,7 +7,7 @@ from typing import Any, Literal
 from fusion import __version__
 from fusion.cards import ModelFacts, course, dataset_card, model_card
 from fusion.checkpoints import CHOICE_FILE, is_complete
-from fusion.errors import BadInputError
+from fusion.errors import BadInputError, CrucibleError
 from fusion.publication import Publication, dataset_files, model_files, write_folder
 from fusion.recipe_file import recipe_hash
 from fusion.run import Run
@@ -17,6 +17,7 @@ from jobs.dpo import dpo_checkpoint, dpo_inputs
 from jobs.hub import Hub, hub_ids
 from jobs.ingest import load_prompts
 from jobs.models import source_keys
+from jobs.report import read_log
 from jobs.score import scorer_keys
 from jobs.select import counted_entries, dataset_hashes, is_current_selection
 from jobs.sft import sft_checkpoint, sft_inputs
@@ -163,8 +164,9 @@ def _model(run: Run, stage: str, place: str, dataset: str | None) -> Publication
 
 
 def _course(run: Run, stage: str, checkpoint: Location) -> str:
-    log = [json.loads(line) for line in run.training_log(stage).read_text().splitlines()]
-    return course(log, json.loads((checkpoint / CHOICE_FILE).read_text()))
+    return course(
+        read_log(run.training_log(stage)), json.loads((checkpoint / CHOICE_FILE).read_text())
+    )
 
 
 def _accuracy(run: Run) -> dict[str, Any]:
@@ -173,7 +175,13 @@ def _accuracy(run: Run) -> dict[str, Any]:
     times = [manifest.finished_at for manifest in done if manifest]
     if len(times) < len(done) or times != sorted(times):
         return {}
-    found: dict[str, Any] = json.loads((run.folder / "result.json").read_text())["accuracy"]
+    path = run.folder / "result.json"
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())["accuracy"]
+    except (FileNotFoundError, ValueError):
+        raise CrucibleError(
+            f"{path} is away or damaged; `crucible report` makes it again."
+        ) from None
     return found
 
 

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from rich.table import Table as RichTable
 
 from fusion import __version__
+from fusion.errors import CrucibleError
 from fusion.identity import content_hash, model_fingerprint
 from fusion.recipe import Model
 from fusion.recipe_file import dump_recipe, recipe_hash
@@ -104,11 +105,17 @@ def read_log(location: Location) -> list[dict[str, Any]]:
     """The JSON lines of a training log; a last line that a killed trainer left half is passed over.
 
     Empty where there is no log.
+
+    Raises:
+        CrucibleError: it is damaged.
     """
     if not location.exists():
         return []
     whole_lines = location.read_text().split("\n")[:-1]
-    return [json.loads(line) for line in whole_lines if line.strip()]
+    try:
+        return [json.loads(line) for line in whole_lines if line.strip()]
+    except ValueError:
+        raise CrucibleError(f"{location} is not JSON; delete it to go on without it.") from None
 
 
 def _manifests(run: Run) -> dict[str, Manifest]:

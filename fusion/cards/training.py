@@ -94,10 +94,12 @@ def _settings(training: Training) -> str:
 
 def _curves(steps: Sequence[Mapping[str, Any]]) -> str:
     """A table of some logged steps, the first and the last among them."""
-    columns = [key for key in _CURVES if steps and key in steps[0]]
+    if not steps:
+        return "Its log was not kept."
+    columns = [key for key in _CURVES if key in steps[0]]
     places = sorted({round(i * (len(steps) - 1) / (_POINTS - 1)) for i in range(_POINTS)})
     lines = [f"| step | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
-    for place in places if steps else ():
+    for place in places:
         row = steps[place]
         cells = " | ".join(f"{row[column]:.4g}" for column in columns)
         lines.append(f"| {row['step']} | {cells} |")

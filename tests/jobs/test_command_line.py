@@ -7,6 +7,8 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from fusion.recipe_file import load_recipe
+from fusion.run import Run
 from jobs.__main__ import app
 
 ROOT = Path(__file__).parents[2]
@@ -172,6 +174,16 @@ def test_a_run_that_has_not_begun(recipe, tmp_path):
     assert "has not begun" in _refusal("report", path)
     assert "is unfinished" in _refusal("publish", path, "--to", tmp_path / "out")
     assert "has the id 7" in _refusal("show-mask", path, "--row", "7")
+
+
+def test_a_folder_in_the_place_of_a_file_is_one_sentence(recipe):
+    path = recipe(name="odd")
+    run = Run(load_recipe(path))
+    (run.folder / "recipe.yaml").write_text(path.read_text())
+    Path(run.manifest("select").path).mkdir(parents=True)
+    done = CliRunner().invoke(app, ["status", str(path)])
+    assert done.exit_code == 1 and isinstance(done.exception, SystemExit)
+    assert "select.json" in done.stderr and "Traceback" not in done.output
 
 
 def test_a_cluster_in_words_is_read_before_anything_else(recipe):

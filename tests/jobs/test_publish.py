@@ -139,6 +139,24 @@ def test_the_card_of_a_run_takes_the_place_of_the_checkpoint_s_and_tells_how_it_
         assert "those of the last step, 2" in card
 
 
+def test_a_log_that_was_lost_leaves_the_card_without_a_course(finished, tmp_path):
+    finished.training_log("dpo").delete()
+    publish_run(finished, folder=str(tmp_path / "out"))
+    assert "Its log was not kept." in (tmp_path / "out/dpo/README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [("logs/dpo.jsonl", r"dpo\.jsonl is not JSON; delete"), ("result.json", "away or damaged")],
+)
+def test_a_damaged_file_is_one_sentence(finished, tmp_path, name, sentence):
+    path = finished.folder / name
+    path.write_text("{\n")
+    write_manifest(finished, "report", StageClock(), inputs={}, counts=Counts(entered=9, results=9))
+    with pytest.raises(CrucibleError, match=sentence):
+        publish_run(finished, folder=str(tmp_path / "out"))
+
+
 def test_the_mark_has_the_hash_of_every_file(finished, tmp_path):
     from hashlib import sha256
 
