@@ -340,7 +340,7 @@ def main() -> None:
     except (SystemExit, KeyboardInterrupt):
         report(b"exited")
     except MemoryError:
-        report(b"syntax_error" if phases[-1] == "compile" else b"memory")
+        report(b"memory")
     except BaseException:
         report(failed[phases[-1]])
     posix._exit(0)

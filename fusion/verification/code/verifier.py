@@ -16,7 +16,7 @@ ISOLATORS = {"bubblewrap": Bubblewrap, "pod": Pod}
 class CodeVerifier:
     """Runs programs side by side under an isolator; identical ones of a batch run once."""
 
-    version = f"code-2+python-{platform.python_version()}"
+    version = f"code-3+python-{platform.python_version()}"
 
     def __init__(self, limits: Limits, isolator: Isolator | None = None) -> None:
         self._workers = limits.workers

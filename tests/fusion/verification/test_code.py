@@ -13,6 +13,7 @@ from fusion.verification.code.verifier import CodeVerifier
 from tests.fusion.verification.published import published_rows
 
 TESTS = "assert add(1, 2) == 3\nassert add(0, 0) == 0\n"
+TUPLE_CHECK = "def check(candidate):\n    assert (candidate(1, 2) == 3, 'sum')\n"
 RIGHT = "def add(a, b):\n    return a + b\n"
 
 
@@ -110,6 +111,14 @@ def test_tests_that_replace_stdin_and_read_stdout_work(judge: Judge) -> None:
 
 
 @pytest.mark.usefixtures("sandbox")
+def test_a_program_too_large_to_be_compiled_within_the_memory_is_no_syntax_error() -> None:
+    task = Task("code", "x=1\n" * 150_000 + RIGHT, tests=TESTS, entry_point="add")
+    (verdict,) = verify([task], Limits(code_memory_mib=128))
+    assert isinstance(verdict, Verdict)
+    assert (verdict.correct, verdict.reason) == (False, "memory")
+
+
+@pytest.mark.usefixtures("sandbox")
 def test_time_limit_ends_a_program() -> None:
     tasks = [Task("code", "def add(a, b):\n    while True: pass", tests=TESTS, entry_point="add")]
     start = time.monotonic()
@@ -134,6 +143,8 @@ def test_time_limit_ends_a_program() -> None:
         ("import math\nx = 1", "add", "check nothing"),
         ("def check(candidate): pass", "add", "check nothing"),
         ("def test_add():\n    assert add(1, 2) == 3\n", "add", "check nothing"),
+        ("assert (add(1, 2) == 3, 'sum')", "add", "check nothing"),
+        (f"{TUPLE_CHECK}check(add)", "add", "check nothing"),
     ],
 )
 def test_unusable_tests_are_malformed_and_not_a_wrong_answer(
@@ -152,9 +163,16 @@ def test_unusable_tests_are_malformed_and_not_a_wrong_answer(
         "for n in [1]:\n    assert n",
         "def check(candidate):\n    assert candidate(1, 2) == 3\n",
         "class Case:\n    assert add",
+        "assert (add(1, 2) == 3, 'sum')\nassert ()",
     ],
 )
 def test_tests_that_can_fail_are_no_idle_ones(tests: str) -> None:
+    assert isinstance(compile_tests(tests, "add"), bytes)
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_assertion_that_cannot_fail_is_compiled_without_a_warning() -> None:
+    tests = "assert add(1, 2) == 3\nassert (add(0, 0) == 0, 'zero')"
     assert isinstance(compile_tests(tests, "add"), bytes)
 
 
