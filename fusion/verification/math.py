@@ -27,6 +27,8 @@ _CALCULATOR = re.compile(r"<<[^<>\n]*>>")  # GSM8K's annotations: <<48/2=24>>24
 # A longer expression is no final answer, and symbolic comparison would only time out on it.
 _MAX_EXPRESSION = 2_000
 _MAX_PHRASES = 100
+# What tables put where a value is missing; read as LaTeX they would be products of letters.
+_NO_VALUES = frozenset(("nan", "n/a", "none", "null", "unknown", "inf", "infinity"))
 
 
 class _Formula(NamedTuple):
@@ -65,7 +67,7 @@ def final_answer(reply: str) -> str | None:
 class MathVerifier:
     """Compares most answers at once; hands formulas to a pool of math-verify processes."""
 
-    version = f"math-2+math-verify-{importlib.metadata.version('math-verify')}"
+    version = f"math-3+math-verify-{importlib.metadata.version('math-verify')}"
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -103,7 +105,9 @@ class MathVerifier:
 
 def _verdict(gold: str, judgement: Judgement, seconds: float) -> Verdict | Malformed:
     if judgement is Judgement.MALFORMED_GOLD:
-        return Malformed(f"gold {gold[:80]!r} does not parse as mathematics: mend it")
+        return Malformed(
+            f"gold {gold[:80]!r} does not parse as mathematics, or divides by zero: mend it"
+        )
     return Verdict(judgement is Judgement.EQUAL, judgement.value, seconds)
 
 
@@ -112,6 +116,8 @@ def _prepare(task: Task) -> Verdict | Malformed | _Comparison:
     gold = read_gold(task.gold or "")
     if not gold:
         return Malformed("the row has no gold to compare with: give one or drop the verifier")
+    if normalise(_formula(gold)).lstrip("+- ") in _NO_VALUES:
+        return Malformed(f"gold {gold[:80]!r} stands for no value: give a number or a formula")
     answer = final_answer(task.response)
     gold_number = read_number(gold)
     answer_number = read_number(answer) if answer else None
@@ -125,7 +131,8 @@ def _prepare(task: Task) -> Verdict | Malformed | _Comparison:
 
 
 def _formula(text: str) -> str:
-    return " ".join(text.strip().strip("$").split())[:_MAX_EXPRESSION]
+    latex = text.strip().strip("$").replace("∞", "\\infty ")
+    return " ".join(latex.split())[:_MAX_EXPRESSION]
 
 
 def _stated(tail: str) -> str | None:

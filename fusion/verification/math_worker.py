@@ -11,6 +11,7 @@ from functools import lru_cache
 from types import FrameType
 from typing import Any
 
+import sympy
 from math_verify import parse, verify
 from math_verify.parser import LatexExtractionConfig
 
@@ -18,6 +19,8 @@ from fusion.verification.math import is_same_text
 from fusion.verification.math_pool import Judgement
 
 _MEMORY_BYTES = 4 << 30
+# What sympy makes of 1/0, of 0/0, and of a division by zero that it has not carried out.
+_UNDEFINED = (sympy.zoo, sympy.nan, sympy.Pow(0, -1, evaluate=False))
 
 
 class _TimeLimitError(BaseException):
@@ -27,7 +30,7 @@ class _TimeLimitError(BaseException):
 def judge(gold: str, answer: str) -> Judgement:
     """Whether two formulas mean the same; they are read as LaTeX, never evaluated as Python."""
     gold_values = _parse(gold)
-    if not gold_values:
+    if not gold_values or any(map(_is_undefined, gold_values)):
         return Judgement.MALFORMED_GOLD
     if not answer:
         return Judgement.NO_ANSWER
@@ -36,6 +39,10 @@ def judge(gold: str, answer: str) -> Judgement:
     answer_values = _parse(answer)
     is_equal = bool(answer_values) and verify(gold_values, answer_values, timeout_seconds=None)
     return Judgement.EQUAL if is_equal else Judgement.WRONG_ANSWER
+
+
+def _is_undefined(value: Any) -> bool:
+    return isinstance(value, sympy.Basic) and bool(value.has(*_UNDEFINED))
 
 
 @lru_cache(maxsize=1024)

@@ -247,6 +247,11 @@ def test_same_files_give_the_same_bytes(write_lines: WriteLines, make_recipe: Ma
         ({"verifier": "math", "fields": {"prompt": "q", "gold": "a"}}, {"a": "####"}, "bad_gold"),
         (
             {"verifier": "math", "fields": {"prompt": "q", "gold": "a"}},
+            {"a": float("nan")},
+            "bad_gold",
+        ),
+        (
+            {"verifier": "math", "fields": {"prompt": "q", "gold": "a"}},
             {"a": "The capital of this country is Paris."},
             "bad_gold",
         ),
@@ -266,7 +271,7 @@ def test_prompt_that_no_answer_can_meet_goes_to_quarantine_with_its_line(
     write_lines: WriteLines,
     make_recipe: MakeRecipe,
     keys: dict[str, Any],
-    row: dict[str, str],
+    row: dict[str, str | float],
     reason: str,
 ) -> None:
     good = {"code": "assert f(1)", "choice": "B"}.get(keys.get("verifier", ""), "4")

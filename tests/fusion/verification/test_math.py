@@ -46,6 +46,10 @@ def test_number_in_any_dress_is_accepted(verifiers: Verifiers, reply: str, gold:
         ("The answer is 3\\pi", "\\boxed{3\\pi}"),
         ("\\boxed{\\{2,1\\}}", "\\{1,2\\}"),
         ("10000000000", "10^{10}"),
+        ("\\boxed{∞}", "\\infty"),
+        ("\\boxed{(-\\infty, 3]}", "(-∞, 3]"),
+        ("\\boxed{\\text{none}}", "\\text{none}"),
+        ("\\boxed{undefined}", "undefined"),
     ],
 )
 def test_formula_that_means_the_gold_is_accepted(
@@ -76,6 +80,17 @@ def test_gold_that_is_missing_or_does_not_parse_is_malformed(
     verifiers: Verifiers, gold: str | None
 ) -> None:
     assert isinstance(verifiers.verify([Task("math", "1", gold)])[0], Malformed)
+
+
+@pytest.mark.parametrize(
+    "gold",
+    [
+        "NaN", "nan", "#### NaN", "$None$", "N/A", "null", "unknown", "inf", "-Infinity",
+        "1/0", "0/0", "\\frac{1}{0}", "x/0",
+    ],
+)  # fmt: skip
+def test_gold_that_stands_for_no_value_is_malformed(verifiers: Verifiers, gold: str) -> None:
+    assert isinstance(verifiers.verify([Task("math", gold, gold)])[0], Malformed)
 
 
 def test_gold_that_does_not_parse_is_malformed_even_for_an_empty_reply(
