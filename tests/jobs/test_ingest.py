@@ -113,6 +113,30 @@ def test_lost_prompts_are_written_again(tmp_path: Path) -> None:
     assert load_prompts(run).height == 1
 
 
+def test_ingest_that_leaves_no_train_prompt_stops_and_says_what_took_them(tmp_path: Path) -> None:
+    write_rows(tmp_path, '{"q": "a"}', '{"q": "b"}')
+    run = small_run(tmp_path)
+    run_ingest(run)
+    taken = {"name": "d", "path": str(tmp_path / "d.jsonl"), "domain": "math"}
+    taken |= {"fields": {"prompt": "q"}, "exclude": {"q": ["a", "b"]}}
+    write_rows(tmp_path, '{"q": "a"}', '{"q": "b"}', "{")
+    held_out = taken | {"name": "t", "split": "test", "exclude": {}}
+    run = small_run(tmp_path, datasets=[taken, held_out])
+    for _ in range(2):
+        with pytest.raises(BadInputError, match=r"3 train rows .* excluded 2, invalid_json 1; "):
+            run_ingest(run)
+        assert load_prompts(run).is_empty()
+        assert not run.manifest("ingest").exists()
+        assert len(run.ingest_log.read_text().splitlines()) == 2
+        assert run.quarantine("ingest").read()["id"].to_pylist() == ["d:3", "t:3"]
+
+
+def test_held_out_prompts_alone_are_ingested(tmp_path: Path) -> None:
+    write_rows(tmp_path, '{"q": "a"}')
+    dataset = small_run(tmp_path).recipe.datasets[0].model_copy(update={"split": "test"})
+    assert run_ingest(small_run(tmp_path, datasets=[dataset.model_dump()])).counts.results == 1
+
+
 def test_nothing_is_written_for_a_data_set_that_is_refused(tmp_path: Path) -> None:
     write_rows(tmp_path, "{", "{")
     run = small_run(tmp_path)
