@@ -3,6 +3,7 @@
 import ast
 import difflib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.util import find_spec
@@ -44,7 +45,7 @@ class MistypedOption(NamedTuple):
 
 def is_local(model: str) -> bool:
     """Whether a model is a folder of this machine."""
-    return Path(model).is_dir()
+    return os.path.isdir(model)
 
 
 def check_model(model: str, revision: str | None) -> None:

@@ -1,6 +1,7 @@
 """Read a recipe file: inheritance, paths, and one plain sentence for each mistake."""
 
 import difflib
+import errno
 import json
 import os
 import re
@@ -14,7 +15,9 @@ from pydantic_core import ErrorDetails
 
 from fusion.errors import BadInputError, one_line
 from fusion.identity import content_hash
+from fusion.paths import expand_home
 from fusion.recipe import Recipe
+from fusion.recipe_yaml import read_yaml
 
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 _PATH_KEYS = {
@@ -93,8 +96,8 @@ def stored_recipe(data: bytes, *, origin: str) -> Recipe:
         BadInputError: it is none.
     """
     try:
-        raw = yaml.safe_load(data)
-    except yaml.YAMLError:
+        raw = read_yaml(data.decode(), origin)
+    except (BadInputError, UnicodeDecodeError):
         raw = None
     if not isinstance(raw, dict):
         raise BadInputError(f"{origin} is no recipe; run the recipe again to write it anew.")
@@ -128,8 +131,9 @@ class _Parameters:
             raise BadInputError(f"{path} has no ${{{name}}} for --set {name}; leave it out.")
 
 
-def _load_raw(path: Path, parameters: _Parameters, seen: tuple[Path, ...]) -> Raw:
-    if path.resolve() in seen:
+def _load_raw(path: Path, parameters: _Parameters, seen: tuple[str, ...]) -> Raw:
+    place = os.path.realpath(path)
+    if place in seen:
         raise BadInputError(f"{path} extends itself; remove the circle of extends.")
     raw = _absolute_paths(_read_yaml(path, parameters), path.parent)
     parent = raw.pop("extends", None)
@@ -137,19 +141,20 @@ def _load_raw(path: Path, parameters: _Parameters, seen: tuple[Path, ...]) -> Ra
         return raw
     if not isinstance(parent, str):
         raise BadInputError(f"{path}: extends is {_shown(parent)}; give the path of one YAML file.")
-    base = _load_raw(path.parent / parent, parameters, (*seen, path.resolve()))
+    base = _load_raw(path.parent / expand_home(parent), parameters, (*seen, place))
     return merge(base, raw)
 
 
 def _read_yaml(path: Path, parameters: _Parameters) -> Raw:
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise BadInputError(f"There is no recipe {path}; give the path of a YAML file.")
     try:
-        raw = yaml.safe_load(parameters.fill(path.read_text(encoding="utf-8"), path))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
         raise BadInputError(f"{path} is not YAML: {one_line(error)}; mend it.") from None
-    except (OSError, RecursionError) as error:
+    except OSError as error:
         raise BadInputError(f"{path} cannot be read: {one_line(error)}.") from None
+    raw = read_yaml(parameters.fill(text, path), str(path))
     if not isinstance(raw, dict):
         raise BadInputError(
             f"{path} holds {_shown(raw)}, not a recipe; give keys and values, as name: mine."
@@ -202,7 +207,7 @@ def _absolute_paths(raw: Raw, folder: Path) -> Raw:
 def _absolute_files(endpoint: Raw, folder: Path) -> Raw:
     files = {key: endpoint[key] for key in _FILE_KEYS if isinstance(endpoint.get(key), str)}
     plain = {key: value for key, value in files.items() if "://" not in value}
-    there = {k: os.path.abspath(folder / Path(v).expanduser()) for k, v in plain.items()}
+    there = {k: os.path.abspath(folder / expand_home(v)) for k, v in plain.items()}
     return {**endpoint, **there}
 
 
@@ -212,10 +217,24 @@ def _absolute(section: Any, key: str, folder: Path) -> Any:
     if section.get("kind") == "judge" and key == "model":
         return section  # a name at an endpoint
     value = section[key]
-    path = folder / value
-    if "://" in value or (HUB_ID.match(value) and not path.exists()):
+    if "://" in value:
         return section
-    return {**section, key: str(path.resolve())}
+    path = folder / expand_home(value)
+    _check_length(path, value)
+    if HUB_ID.match(value) and not os.path.exists(path):
+        return section
+    return {**section, key: os.path.realpath(path)}
+
+
+def _check_length(path: Path, given: str) -> None:
+    """A name that no file can have ends in an error wherever it is looked for."""
+    try:
+        os.lstat(path)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise BadInputError(
+                f"{_shown(given)} has {len(given):,} characters, too many for a path; correct it."
+            ) from None
 
 
 def _first_mistake(error: ValidationError, raw: Raw) -> str:
@@ -245,16 +264,22 @@ def _place(loc: tuple[int | str, ...], raw: Any) -> str:
         if isinstance(raw, list) and isinstance(part, int):
             raw = raw[part]
             name = raw.get("name") if isinstance(raw, dict) else None
-            path.append(name if isinstance(name, str) else str(part))
+            path.append(_shown_key(name if isinstance(name, str) else part))
         elif isinstance(raw, dict) and part in raw:
             raw = raw[part]
-            path.append(str(part))
+            path.append(_shown_key(part))
     return ".".join(path)
 
 
 def _shown(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
+
+
+def _shown_key(key: Any) -> str:
+    """A key as it stands; one that would hardly be seen as Python writes it."""
+    text = str(key)
+    return text if text.isprintable() and text.strip() else repr(text)
 
 
 def _expected(mistake: ErrorDetails) -> str:
@@ -273,7 +298,7 @@ def _unknown_key(loc: tuple[str | int, ...], where: str) -> str:
     known = sorted(section.model_fields) if section else []
     close = difflib.get_close_matches(str(key), known, n=1, cutoff=0.4)
     advice = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}."
-    return f"{where} has no key {key}; {advice}"
+    return f"{where} has no key {_shown_key(key)}; {advice}"
 
 
 def _section_at(model: type[BaseModel], path: list[str | int]) -> type[BaseModel] | None:

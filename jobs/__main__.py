@@ -158,7 +158,7 @@ def run(
 
     stages = _stages(stage or list(STAGES))
     loaded = _load(recipe, set_)
-    check(loaded)
+    check(loaded, stages)
     progress = Progress(console)
     done = run_recipe(loaded, stages, progress)
     progress.say(f"[bold]done[/bold] {done.folder}")

@@ -36,6 +36,8 @@ from fusion.models import (
     unknown_engine_options,
 )
 from fusion.recipe import Dataset, Engine, Model, Recipe, Reward, Sampling, Source, Training
+from fusion.run import STAGES
+from fusion.selection import why_no_rows
 from fusion.store import Location
 
 NUM_ROWS = 20
@@ -50,8 +52,10 @@ class Report:
     not_checked: list[str] = field(default_factory=list)
 
 
-def validate(recipe: Recipe) -> Report:
+def validate(recipe: Recipe, stages: Collection[str] = STAGES) -> Report:
     """Check storage, data sets, models, templates, engine options and sampling values.
+
+    A recipe of which select is not to run need not give a row.
 
     Raises:
         BadInputError: the first mistake found.
@@ -61,6 +65,8 @@ def validate(recipe: Recipe) -> Report:
     _check_growth(recipe)
     prompts = {dataset.name: _check_dataset(dataset, report) for dataset in recipe.datasets}
     _check_judges(recipe)
+    if "select" in stages:
+        _check_rows(recipe)
     for source in recipe.sources:
         _check_source(source, report)
         _check_asked(recipe, source, prompts, report)
@@ -208,11 +214,20 @@ def _check_judges(recipe: Recipe) -> None:
         needs_verdicts = judge == "verdict" or (judge == "reward" and recipe.ranking is None)
         if dataset.split == "train" and needs_verdicts and dataset.verifier is None:
             why = "there is no reward model" if judge == "reward" else "its judge is verdict"
+            scorers = " or ".join(recipe.scorers) if judge == "reward" else ""
+            ranked = f", set selection.ranked_by: {scorers}" if scorers else ""
             raise BadInputError(
                 f"The data set {dataset.name}, domain {dataset.domain}, has no verifier and {why}: "
-                "all its answers would be dropped; give it a verifier, or set "
+                f"all its answers would be dropped; give it a verifier{ranked}, or set "
                 f"selection.domains.{dataset.domain}.judge."
             )
+
+
+def _check_rows(recipe: Recipe) -> None:
+    """See that selection can make a row, unless a training takes its rows from elsewhere."""
+    reason = why_no_rows(recipe)
+    if reason and not (recipe.sft.data or recipe.dpo.data):
+        raise BadInputError(f"The recipe can give no row of sft or preferences: {reason}.")
 
 
 def _check_outcomes(what: str, path: str, outcomes: Iterator[Any], report: Report) -> list[Any]:

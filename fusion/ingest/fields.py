@@ -11,7 +11,7 @@ from fusion.errors import BadInputError
 from fusion.ingest.rows import RowError
 
 _NAME = r"[^.\[\]{}]+"
-_PATH = re.compile(rf"{_NAME}(\[-?\d+\])*(\.{_NAME}(\[-?\d+\])*)*")
+_PATH = re.compile(rf"{_NAME}(\[-?\d{{1,9}}\])*(\.{_NAME}(\[-?\d{{1,9}}\])*)*")
 _STEP = re.compile(rf"\[(?P<index>-?\d+)\]|(?P<name>{_NAME})")
 _TEMPLATE = re.compile(r"(?P<brace>\{\{|\}\})|\{(?P<path>[^{}]*)\}|(?P<text>[^{}]+)|(?P<stray>.)")
 

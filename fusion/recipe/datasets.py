@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from fusion.recipe.section import Domain, Name, Section, VerifierName
+from fusion.recipe.section import MOST_SAMPLES, Domain, Name, Section, VerifierName
 
 
 class Dataset(Section):
@@ -30,10 +30,11 @@ class Dataset(Section):
     )
     turn_marker: str | None = Field(
         None,
+        min_length=1,
         description="What stands in a prompt before User or Assistant, where a prompt holds "
         "several turns in one text, as <extra_id_1> in HelpSteer2.",
     )
-    samples: PositiveInt = Field(4, description="Answers a prompt and source.")
+    samples: PositiveInt = Field(4, le=MOST_SAMPLES, description="Answers a prompt and source.")
     exclude: dict[str, tuple[str, ...]] = Field(
         {}, description="Values of a row's fields that leave the row out, by path."
     )

@@ -19,7 +19,9 @@ class Recipe(Section):
     """One fusion, from prompts to a fused model."""
 
     name: Name = Field(description="Names the run's folder.")
-    storage: str = Field("runs", description="A local path or s3:// under which all is kept.")
+    storage: str = Field(
+        "runs", min_length=1, description="A local path or s3:// under which all is kept."
+    )
     target: Target
     sources: tuple[Source, ...] = Field(min_length=1)
     datasets: tuple[Dataset, ...] = Field(min_length=1)
@@ -49,6 +51,11 @@ class Recipe(Section):
         ):
             if twice := sorted({n for n in names if names.count(n) > 1}):
                 raise ValueError(f"{what} has {', '.join(twice)} twice; give each its own name")
+        if self.name == "store":
+            raise ValueError(
+                "a recipe may not be named store, as the folder is that all recipes of a storage "
+                "share; choose another name"
+            )
         if reserved := sorted({"base", "sft", "dpo"} & {s.name for s in self.sources}):
             raise ValueError(
                 f"a source may not be named {reserved[0]}, as the target is; choose another name"

@@ -8,6 +8,10 @@ from pydantic import BaseModel, ConfigDict, Field
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
 Domain = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
+# As numpy, which transformers seeds, takes them.
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+# Numbers of answers are 32 bits wide in the tables, and a wanted answer takes memory.
+MOST_SAMPLES = 100_000
 VerifierName = Literal["math", "code", "exact", "choice"]
 
 

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from fusion.recipe.section import Domain, Name, Section, Share
+from fusion.recipe.section import Domain, Name, Section, Seed, Share
 
 
 class Margin(Section):
@@ -154,7 +154,18 @@ class Selection(Section):
     drop_same_text: bool = Field(
         True, description="Drop pairs whose texts differ in outer white space alone."
     )
-    seed: int = Field(42, description="Which prompts go to sft, and what pair_source random takes.")
+    seed: Seed = Field(
+        42, description="Which prompts go to sft, and what pair_source random takes."
+    )
+
+    @model_validator(mode="after")
+    def _some_source_may_form_pairs(self) -> "Selection":
+        if self.pairs_from == ():
+            raise ValueError(
+                "pairs_from names no source; name some, leave it out for all, or set pairs: false "
+                "for the domains under selection.domains"
+            )
+        return self
 
     @model_validator(mode="before")
     @classmethod

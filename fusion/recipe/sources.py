@@ -4,7 +4,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
-from fusion.recipe.section import Domain, Name, Section, Share, check_keys_of_kind
+from fusion.recipe.section import (
+    MOST_SAMPLES,
+    Domain,
+    Name,
+    Section,
+    Share,
+    check_keys_of_kind,
+)
 
 
 class Model(Section):
@@ -98,7 +105,7 @@ class Source(Section):
     )
     dataset: Name | None = Field(None, description="With fields.id: whose ids these are.")
     domains: tuple[Domain, ...] | None = Field(None, description="Domains asked; all by default.")
-    samples: dict[Domain, Annotated[int, Field(ge=0)]] = Field(
+    samples: dict[Domain, Annotated[int, Field(ge=0, le=MOST_SAMPLES)]] = Field(
         {}, description="Answers a prompt by domain, over the data set's own number."
     )
     sampling: Sampling = Sampling()

@@ -4,7 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from fusion.recipe.section import Section, Share
+from fusion.recipe.section import Section, Seed, Share
 
 LossName = Literal["ln_dpo", "dpo", "ipo", "simpo", "orpo"]
 _PACE = {"workers", "min_workers", "micro_batch_tokens", "batching", "trackers", "restarts"}
@@ -50,7 +50,7 @@ class Training(Section):
     warmup_ratio: Share = Field(0.1, description="Share of the steps in which the rate rises.")
     weight_decay: float = Field(0.0, ge=0, description="Of the optimiser.")
     max_grad_norm: PositiveFloat = Field(1.0, description="Longer gradients are clipped.")
-    seed: int = Field(42, description="Order of the rows.")
+    seed: Seed = Field(42, description="Order of the rows.")
     workers: PositiveInt = Field(1, description="Ray Train workers.")
     min_workers: PositiveInt | None = Field(
         None,

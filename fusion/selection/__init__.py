@@ -5,6 +5,7 @@
     pairs      the best and the worst answer of one source, the margin, which source gives the pair
     split      which prompts become sft rows and which preference pairs
     rows       the two tables
+    possible   whether a recipe can give a row at all
     yields     how much came of every data set and source, and where the rest went
 
 Every rule has a total order behind it, so neither the order nor the sharding of the input matters.
@@ -12,6 +13,7 @@ Every rule has a total order behind it, so neither the order nor the sharding of
 
 from fusion.selection.answers import describe
 from fusion.selection.fitting import Room, longest_row
+from fusion.selection.possible import why_no_rows
 from fusion.selection.select import Choice, Selected, choose, fill, select
 from fusion.selection.yields import PromptYield, SourceYield, Yields
 
@@ -27,4 +29,5 @@ __all__ = [
     "fill",
     "longest_row",
     "select",
+    "why_no_rows",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from fusion.errors import BadInputError
+from fusion.paths import expand_home
 from fusion.store.faults import patiently, write_failure
 
 Options = tuple[tuple[str, str], ...]
@@ -56,13 +58,16 @@ class Location:
         An S3 endpoint comes from the URI's `endpoint_override`, else from AWS_ENDPOINT_URL.
 
         Raises:
-            BadInputError: the URI has another scheme, an unknown option, no bucket, or keys.
+            BadInputError: the URI has another scheme, an unknown option, no bucket, or keys; or
+                the path a character that no path has, or a home that nobody has.
         """
         text = os.fspath(place)
         if "\0" in text:
             raise BadInputError(f"{text!r} holds a NUL character; give a path without it.")
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise BadInputError(f"{text!a} is not valid Unicode; give a path that is.")
         if "://" not in text:
-            return cls("file", os.path.abspath(os.path.expanduser(text)))
+            return cls("file", os.path.abspath(expand_home(text)))
         if text.startswith("s3://"):
             return _s3_location(text)
         if text.startswith("file:///"):
@@ -179,7 +184,12 @@ class Location:
             ) from error
 
     def _kind(self) -> pafs.FileType:
-        return patiently(lambda: self.filesystem.get_file_info(self.path).type, self)
+        try:
+            return patiently(lambda: self.filesystem.get_file_info(self.path).type, self)
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                return pafs.FileType.NotFound  # nothing can have such a name
+            raise
 
     def _put(self, data: bytes | pa.Buffer) -> None:
         with self.filesystem.open_output_stream(self.path) as stream:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusion.errors import BadInputError
+from fusion.models import check_model
 from fusion.recipe import Dpo, Policy
 from fusion.recipe_file import dump_recipe, load_recipe, merge, parse_recipe, recipe_hash
 
@@ -68,6 +69,22 @@ def test_unknown_key_deep_in_a_list_is_refused_with_its_place():
         ),
         ({"selection": {"ranked_by": "judge"}}, "which is no scorer; there are reward."),
         ({1: 2}, "the recipe has no key 1"),
+        ({"": 2}, "the recipe has no key ''"),
+        ({"\u200b": 2}, "the recipe has no key '\\u200b'"),
+        ({"storage": ""}, 'storage is ""; it should have at least 1 character'),
+        ({"name": "store"}, "a recipe may not be named store"),
+        ({"selection": {"seed": 2**63}}, "selection.seed is 9223372036854775808; it should"),
+        ({"sft": {"seed": -1}}, "sft.seed is -1; it should be greater than or equal to 0"),
+        ({"selection": {"pairs_from": []}}, "selection: pairs_from names no source"),
+        ({"datasets": [SMALL["datasets"][0] | {"samples": 2**63}]}, "datasets.d.samples is"),
+        (
+            {"sources": [SMALL["sources"][0] | {"samples": {"instruction": 10**9}}]},
+            "sources.one.samples.instruction is 1000000000; it should",
+        ),
+        (
+            {"datasets": [SMALL["datasets"][0] | {"turn_marker": ""}]},
+            'datasets.d.turn_marker is ""; it should have at least 1 character',
+        ),
     ],
 )
 def test_a_value_of_the_wrong_kind_is_refused_in_the_words_of_a_recipe(changes, sentence):
@@ -219,6 +236,46 @@ def test_relative_paths_are_relative_to_the_file_that_says_them(tmp_path):
     recipe = load_recipe(_write(tmp_path, "r.yaml", raw))
     assert recipe.target.model == str(tmp_path / "models" / "tiny")
     assert recipe.sources[0].model == "org/one"
+
+
+def test_a_path_may_begin_with_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    base = tmp_path / "home" / "base.yaml"
+    base.parent.mkdir()
+    base.write_text(yaml.safe_dump(SMALL))
+    data = {"datasets": [{"name": "d", "path": "~/x.jsonl"}], "endpoint": {"keys": "~/keys.json"}}
+    recipe = load_recipe(_write(tmp_path, "r.yaml", {"extends": "~/base.yaml", **data}))
+    assert recipe.datasets[0].path == str(tmp_path / "home" / "x.jsonl")
+    assert recipe.endpoint.keys == str(tmp_path / "home" / "keys.json")
+
+
+LONG = "x" * 300
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"target": {"model": LONG}}, "300 characters, too many for a path"),
+        ({"datasets": [SMALL["datasets"][0] | {"path": f"{LONG}.jsonl"}]}, "306 characters"),
+        ({"extends": LONG}, "There is no recipe"),
+        ({"extends": "~nobody-here/base.yaml"}, "no such user"),
+        ({"target": {"model": "~nobody-here/model"}}, "begins with ~nobody-here"),
+        ({"endpoint": {"keys": "~nobody-here/keys"}}, "begins with ~nobody-here"),
+    ],
+)
+def test_a_path_that_cannot_be_is_refused(tmp_path, changes, said):
+    with pytest.raises(BadInputError, match=said):
+        load_recipe(_write(tmp_path, "r.yaml", {**SMALL, **changes}))
+
+
+def test_links_in_a_circle_are_told_as_a_file_that_is_not_there(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    recipe = load_recipe(_write(tmp_path, "r.yaml", {**SMALL, "target": {"model": "loop"}}))
+    with pytest.raises(BadInputError, match="neither a local path nor"):
+        check_model(recipe.target.model, None)
+    for path in (tmp_path / "loop", _write(tmp_path, "s.yaml", {**SMALL, "extends": "loop"})):
+        with pytest.raises(BadInputError, match="There is no recipe"):
+            load_recipe(path)
 
 
 def test_parameter_is_filled_and_a_missing_one_is_named(tmp_path):

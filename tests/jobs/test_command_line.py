@@ -168,6 +168,12 @@ def test_a_folder_that_is_no_run(tmp_path, command, kept, words):
     assert words in _refusal(command, tmp_path)
 
 
+@pytest.mark.parametrize("place", ["x" * 300, "x\udcff", "~nobody-here/run"])
+def test_a_place_that_cannot_be(tmp_path, place):
+    for command in ("status", "report"):
+        assert "Traceback" not in _refusal(command, place)
+
+
 def test_a_run_that_has_not_begun(recipe, tmp_path):
     path = recipe(name="later")
     assert "There is no run" in _refusal("status", path)

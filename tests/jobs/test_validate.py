@@ -235,13 +235,41 @@ def test_a_data_set_whose_answers_nothing_can_judge_is_refused(
         validate(recipe)
 
 
+def test_a_scorer_that_could_rank_is_named_as_a_cure(make_recipe: MakeRecipe, model: str) -> None:
+    scorers = {"armo": {"model": model}}
+    recipe = make_recipe(scorers=scorers).model_copy(update={"reward": None})
+    with pytest.raises(BadInputError, match=r"a verifier, set selection\.ranked_by: armo, or set"):
+        validate(recipe)
+    validate(make_recipe(scorers=scorers, selection={"ranked_by": "armo"}))
+
+
+@pytest.mark.parametrize(
+    ("sections", "sentence"),
+    [
+        ({"dataset": {"split": "test"}}, "every data set has split: test"),
+        ({"source": {"domains": []}}, "no source is asked a prompt"),
+        ({"dataset": {"samples": 1}}, "a pair needs 2 answers"),
+    ],
+)
+def test_a_recipe_that_can_give_no_row_is_refused_where_it_is_to_select(
+    make_recipe: MakeRecipe, tmp_path: Path, sections: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(BadInputError, match=f"can give no row of sft or preferences: {sentence}"):
+        validate(make_recipe(**sections))
+    validate(make_recipe(**sections), {"ingest", "sample", "evaluate"})
+    turns = [{"role": role, "content": "text"} for role in ("user", "assistant")]
+    (tmp_path / "t.jsonl").write_text(json.dumps({"messages": turns}))
+    validate(make_recipe(**sections, sft={"data": str(tmp_path / "t.jsonl")}))
+
+
 def test_a_data_set_that_is_held_out_or_not_judged_needs_no_verifier(
     make_recipe: MakeRecipe,
 ) -> None:
     judged_by_reward = {"domains": {"math": {"judge": "reward"}}}
     validate(make_recipe(dataset={"domain": "math"}, selection=judged_by_reward))
     validate(make_recipe(dataset={"domain": "chinese"}))
-    validate(make_recipe(dataset={"domain": "math", "split": "test"}))
+    held_out = make_recipe(dataset={"domain": "math", "split": "test"})
+    validate(held_out, {"ingest", "sample", "evaluate"})
 
 
 @pytest.mark.parametrize("section", ["target", "source"])

@@ -58,7 +58,9 @@ def test_path_into_nothing_is_a_missing_field_that_names_the_columns(path: str) 
     assert "turns" in error.value.detail
 
 
-@pytest.mark.parametrize("path", ["", "a..b", "[0]", "a[x]", "a[0", ".a", "a.", "a]b"])
+@pytest.mark.parametrize(
+    "path", ["", "a..b", "[0]", "a[x]", "a[0", ".a", "a.", "a]b", f"a[{'9' * 5000}]"]
+)
 def test_text_that_is_no_path_is_refused(path: str) -> None:
     with pytest.raises(BadInputError, match="not a path"):
         parse_path(path)

@@ -110,6 +110,8 @@ def test_relative_path_does_not_depend_on_a_later_working_directory(
     ("uri", "says"),
     [
         ("gs://bucket/runs", "unknown scheme"),
+        ("~nobody-here/runs", "no such user"),
+        ("runs-\udcff", "not valid Unicode"),
         ("s3:///runs", "not a usable S3 URI"),
         ("s3://bucket/runs?endpoint=http://here", "endpoint_override"),
         ("s3://key:secret@bucket/runs", "AWS_ACCESS_KEY_ID"),
@@ -119,6 +121,10 @@ def test_unusable_uri_is_refused_in_one_sentence(uri: str, says: str) -> None:
     with pytest.raises(CrucibleError, match=says) as refusal:
         Location.of(uri)
     assert "secret@" not in str(refusal.value)
+
+
+def test_nothing_has_a_name_that_is_too_long(tmp_path: Path) -> None:
+    assert not (Location.of(tmp_path) / ("x" * 300) / "recipe.yaml").exists()
 
 
 def test_check_writable_leaves_nothing_behind(storage: Location) -> None:
