@@ -7,6 +7,7 @@ import hashlib
 import json
 import unicodedata
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,25 @@ def sampling_seed(response: str, draw: int = 0) -> int:
 
 
 def file_fingerprint(path: Path) -> str:
+    """Hash of all that a file holds; worked out again in a process only when the file changed."""
+    status = path.stat()
+    return _whole_digest(str(path), status.st_size, status.st_mtime_ns)
+
+
+# A run asks for the key of the same data many times, and a gigabyte takes most of a second.
+@cache
+def _whole_digest(path: str, size: int, mtime_ns: int) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:ID_LENGTH]
+
+
+def folder_fingerprint(folder: Path) -> str:
+    """Hash over names and contents of a model's files: those directly in a folder, not hidden."""
+    files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+    return content_hash([[p.name, _shard_digest(p)] for p in files])
+
+
+def _shard_digest(path: Path) -> str:
     """Hash of a file's content; of size and both edges for a file above 64 MiB.
 
     Model shards of many gigabytes are told apart by their header (tensor names, shapes) and tail.
@@ -77,12 +97,6 @@ def file_fingerprint(path: Path) -> str:
             file.seek(size - _EDGE_BYTES)
             digest.update(file.read())
     return digest.hexdigest()[:ID_LENGTH]
-
-
-def folder_fingerprint(folder: Path) -> str:
-    """Hash over names and contents of the files directly in a folder, hidden ones left out."""
-    files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
-    return content_hash([[p.name, file_fingerprint(p)] for p in files])
 
 
 def model_fingerprint(model: str, revision: str | None) -> str:

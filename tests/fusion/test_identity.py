@@ -59,11 +59,23 @@ def test_folder_fingerprint_follows_content_and_name_not_time(tmp_path):
     assert folder_fingerprint(one) != folder_fingerprint(two)
 
 
-def test_large_file_is_told_by_size_and_edges(tmp_path):
-    path = tmp_path / "shard"
+def test_large_shard_of_a_model_is_told_by_size_and_edges(tmp_path):
+    shard = tmp_path / "model.safetensors"
+    with shard.open("wb") as file:
+        file.truncate(65 << 20)
+    before = folder_fingerprint(tmp_path)
+    with shard.open("r+b") as file:
+        file.write(b"header")
+    assert folder_fingerprint(tmp_path) != before
+
+
+def test_fingerprint_of_a_large_file_follows_a_change_in_its_middle(tmp_path):
+    path = tmp_path / "rows.jsonl"
     with path.open("wb") as file:
         file.truncate(65 << 20)
     before = file_fingerprint(path)
+    assert file_fingerprint(path) == before
     with path.open("r+b") as file:
-        file.write(b"header")
+        file.seek(32 << 20)
+        file.write(b"7")
     assert file_fingerprint(path) != before
