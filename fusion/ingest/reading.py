@@ -181,7 +181,10 @@ def _read_csv(stream: io.BufferedReader, path: str) -> Read:
     csv.field_size_limit(sys.maxsize)
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
     reader = csv.reader(text, strict=True)
-    header = next(reader, None)
+    try:
+        header = next(reader, None)
+    except csv.Error as error:
+        raise BadInputError(f"{path} has no header that is CSV ({error}); mend it.") from None
     if header is None:
         return
     if len(set(header)) < len(header):
@@ -191,18 +194,26 @@ def _read_csv(stream: io.BufferedReader, path: str) -> Read:
         try:
             cells = next(reader, None)
         except csv.Error as error:
-            yield Malformed(number, "invalid_csv", str(error))
+            yield from _lost_lines(number, reader.line_num, "invalid_csv", str(error))
             continue
         if cells is None:
             return
-        if cells:
+        if cells and len(cells) != len(header):
+            detail = f"it has {len(cells)} cells, the header {len(header)}"
+            yield from _lost_lines(number, reader.line_num, "wrong_columns", detail)
+        elif cells:
             yield _csv_row(number, header, cells)
 
 
+def _lost_lines(first: int, last: int, reason: str, detail: str) -> Iterator[Malformed]:
+    """Every line of a CSV row that is none: an open quote takes in the rows that follow it."""
+    if last > first:
+        detail = f"{detail}: a quote that opens in line {first} is not closed before line {last}"
+    for number in range(first, last + 1):
+        yield Malformed(number, reason, detail)
+
+
 def _csv_row(number: int, header: list[str], cells: list[str]) -> Row | Malformed:
-    if len(cells) != len(header):
-        detail = f"it has {len(cells)} cells, the header {len(header)}"
-        return Malformed(number, "wrong_columns", detail)
     if any("\udc80" <= character <= "\udcff" for cell in cells for character in cell):
         return Malformed(number, "invalid_utf8", "a cell is not UTF-8")
     return Row(number, dict(zip(header, cells, strict=True)))

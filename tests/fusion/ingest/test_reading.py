@@ -88,10 +88,36 @@ def test_bad_csv_row_is_malformed_and_the_next_is_read(
     assert good == Row(3, {"q": "b", "n": "2"})
 
 
-def test_open_quote_in_csv_is_malformed(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("opened", "later", "last", "reason"),
+    [
+        ('"question 50,50', "question 80,80", 101, "invalid_csv"),
+        ('"question 50,50', '"question, 80",80', 81, "invalid_csv"),
+        ('"question 50,50', 'question 80",80,80', 81, "wrong_columns"),
+    ],
+)
+def test_every_line_that_an_open_quote_swallows_in_csv_is_malformed(
+    tmp_path: Path, opened: str, later: str, last: int, reason: str
+) -> None:
+    lines = ["q,n", *(f"question {number},{number}" for number in range(1, 101))]
+    lines[50], lines[80] = opened, later
     path = tmp_path / "a.csv"
-    path.write_text('q,n\na,1\n"b,2\n')
-    assert [type(row) for row in read(path)] == [Row, Malformed]
+    path.write_text("\n".join(lines) + "\n")
+    rows = read(path)
+    assert [row.number for row in rows] == list(range(2, 102))
+    bad = [row for row in rows if isinstance(row, Malformed)]
+    assert [row.number for row in bad] == list(range(51, last + 1))
+    assert {row.reason for row in bad} == {reason}
+    assert all("opens in line 51 is not closed" in row.detail for row in bad)
+
+
+def test_wrong_quote_in_one_line_of_csv_takes_no_other_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('q,n\n"a"b,1\nb,2\n')
+    bad, good = read(path)
+    assert isinstance(bad, Malformed)
+    assert "is not closed" not in bad.detail
+    assert good == Row(3, {"q": "b", "n": "2"})
 
 
 def test_long_cell_is_read(tmp_path: Path) -> None:
@@ -115,6 +141,7 @@ def test_parquet_text_that_is_not_utf8_is_malformed_alone(tmp_path: Path) -> Non
         ("a.parquet", b"nonsense", "not readable as Parquet"),
         ("a.txt", b"text", "unknown kind"),
         ("a.csv", b"q,q\n1,2\n", "a column twice"),
+        ("a.csv", b'"q,n\n1,2\n', "no header that is CSV"),
         ("a.jsonl.gz", gzip.compress(b'{"q": 1}\n' * 100_000)[:-200], "could not be read beyond"),
         ("a.jsonl.gz", b"no gzip", "could not be read beyond row 0"),
     ],
