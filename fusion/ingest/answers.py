@@ -1,7 +1,7 @@
 """Answers that were sampled elsewhere, as rows of the responses table."""
 
 import itertools
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -53,7 +53,9 @@ class AnswerMapping:
     def __init__(self, source: Source, prompts: pl.DataFrame) -> None:
         self.source = source
         self.fields = {name: parse_field(text) for name, text in source.fields.items()}
-        self._by_origin = dict(zip(prompts["origin"], prompts["prompt_id"], strict=True))
+        self._by_origin: dict[str, set[str]] = defaultdict(set)
+        for origin, prompt in prompts.select("origin", "prompt_id").iter_rows():
+            self._by_origin[origin].add(prompt)
 
     def watch(self) -> PathWatch:
         """A watch over every path that the mapping reads."""
@@ -73,8 +75,11 @@ class AnswerMapping:
         if "id" not in self.fields:
             return prompt_id(read_messages(self.fields, row))
         own_id = text_of(self.fields["id"].read(row.columns), "fields.id")
-        found: str = self._by_origin.get(f"{self.source.dataset}:{own_id}", "")
-        return found
+        found = self._by_origin.get(f"{self.source.dataset}:{own_id}", {""})
+        if len(found) > 1:
+            detail = f"several prompts of the data set {self.source.dataset} have the id {own_id}"
+            raise RowError("ambiguous_id", detail)
+        return next(iter(found))
 
 
 def import_answers(

@@ -88,6 +88,21 @@ def test_answers_that_cannot_be_used_are_counted(
         import_answers(source, KEY, prompts, malformed_limit=0.1)
 
 
+def test_answer_to_an_id_of_two_prompts_is_malformed(
+    write_lines: WriteLines, make_recipe: MakeRecipe
+) -> None:
+    asked = [{"q": "apple", "id": "x"}, {"q": "river", "id": "x"}, {"q": "stone", "id": "y"}]
+    path = write_lines("p.jsonl", asked)
+    recipe = make_recipe({"name": "d", "path": path, "fields": {"prompt": "q", "id": "id"}})
+    prompts = pl.DataFrame(ingest_datasets(recipe).prompts)
+    rows = [{"of": "x", "out": "to which?"}, {"of": "y", "out": "to stone"}]
+    source = imported(write_lines("a.jsonl", rows), fields={"id": "of", "text": "out"}, dataset="d")
+    answers = import_answers(source, KEY, prompts, malformed_limit=0.5)
+    assert answers.responses["text"].to_pylist() == ["to stone"]
+    assert answers.counts.quarantined == {"ambiguous_id": 1}
+    assert "have the id x" in answers.quarantined["detail"][0].as_py()
+
+
 def test_answers_to_no_prompt_at_all_are_refused(
     write_lines: WriteLines, prompts: pl.DataFrame
 ) -> None:
