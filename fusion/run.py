@@ -93,7 +93,8 @@ def source_key(source: Source, sampling: Sampling) -> str:
     engine settings that may change answers. An imported source is its file and how it is read.
     """
     if source.kind == "imported":
-        shape: list[Any] = [DataPath.of(source).fingerprint(), source.fields]
+        joined_by = [key for key in (source.dataset, source.turn_marker) if key]
+        shape: list[Any] = [DataPath.of(source).fingerprint(), source.fields, *joined_by]
     else:
         model = model_fingerprint(str(source.model), source.revision)
         shape = [model, sampling.model_dump(mode="json"), _shape(source.engine)]

@@ -31,7 +31,8 @@ def _shape(reward: Reward) -> list[Any]:
         return [reward.kind, reward.value]
     if reward.kind == "imported":
         path = DataPath(str(reward.path), reward.revision)
-        return [path.fingerprint(), reward.kind, reward.fields]
+        marker = [reward.turn_marker] if reward.turn_marker else []
+        return [path.fingerprint(), reward.kind, reward.fields, *marker]
     if reward.judge:
         return [reward.model, reward.kind, reward.judge.model_dump(exclude=_NOT_JUDGEMENT)]
     model = model_fingerprint(str(reward.model), reward.revision)

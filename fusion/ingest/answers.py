@@ -74,7 +74,7 @@ class AnswerMapping:
 
     def _prompt_id(self, row: Row) -> str:
         if "id" not in self.fields:
-            return prompt_id(read_messages(self.fields, row))
+            return prompt_id(read_messages(self.fields, row, self.source.turn_marker))
         own_id = text_of(self.fields["id"].read(row.columns), "fields.id")
         found = self._by_origin.get(f"{self.source.dataset}:{own_id}", _NO_PROMPT)
         if len(found) > 1:

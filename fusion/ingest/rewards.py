@@ -67,7 +67,7 @@ def map_rewards(reward: Reward, rows: Read) -> Iterator[tuple[_Key, float] | Mal
         if "response_id" in fields:
             return (text_of(fields["response_id"].read(row.columns), "fields.response_id"),)
         text = text_of(fields["text"].read(row.columns), "fields.text")
-        return (prompt_id(read_messages(fields, row)), text)
+        return (prompt_id(read_messages(fields, row, reward.turn_marker)), text)
 
     for row in rows:
         if isinstance(row, Malformed):

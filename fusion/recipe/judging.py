@@ -67,11 +67,15 @@ class Reward(Section):
         description="For kind imported: where reward stands in a row, and what it judges: "
         "response_id, or text with prompt (or messages) as the data set maps it.",
     )
+    turn_marker: str | None = Field(
+        None, description="With fields.prompt: the data set's own, if it has one."
+    )
     value: float = Field(0.0, description="For kind constant: every answer's reward.")
 
     @model_validator(mode="after")
     def _kind_has_its_keys(self) -> Self:
-        check_keys_of_kind(self, {"path": "imported", "judge": "judge"})
+        owners = {"path": "imported", "turn_marker": "imported", "judge": "judge"}
+        check_keys_of_kind(self, owners)
         needs = {"judge": ("model", "judge"), "imported": ("path",), "constant": ()}
         for key in needs.get(self.kind, ("model",)):
             if not getattr(self, key):
@@ -87,6 +91,8 @@ class Reward(Section):
                 "fields needs reward, and either response_id or text with prompt or messages, "
                 f"not {sorted(given)}"
             )
+        if self.turn_marker and "prompt" not in self.fields:
+            raise ValueError("turn_marker needs fields.prompt")
 
     @property
     def served_model(self) -> Model | None:

@@ -103,6 +103,9 @@ class Source(Section):
         description="For kind imported: where text stands in a row, and what it answers: prompt "
         "(or messages) as the data set maps it, or id, the data set's own.",
     )
+    turn_marker: str | None = Field(
+        None, description="With fields.prompt: the data set's own, if it has one."
+    )
     dataset: Name | None = Field(None, description="With fields.id: whose ids these are.")
     domains: tuple[Domain, ...] | None = Field(None, description="Domains asked; all by default.")
     samples: dict[Domain, Annotated[int, Field(ge=0, le=MOST_SAMPLES)]] = Field(
@@ -118,7 +121,8 @@ class Source(Section):
 
     @model_validator(mode="after")
     def _kind_has_its_keys(self) -> "Source":
-        check_keys_of_kind(self, {"model": "model", "path": "imported", "dataset": "imported"})
+        imported = dict.fromkeys(("path", "dataset", "turn_marker"), "imported")
+        check_keys_of_kind(self, {"model": "model", **imported})
         if self.kind == "model" and not self.model:
             raise ValueError("a source of kind model needs the key model")
         if self.kind == "imported":
@@ -137,6 +141,8 @@ class Source(Section):
             raise ValueError("fields needs text, and one of prompt, messages and id")
         if ("id" in self.fields) != (self.dataset is not None):
             raise ValueError("fields.id and the key dataset need each other")
+        if self.turn_marker and "prompt" not in self.fields:
+            raise ValueError("turn_marker needs fields.prompt")
 
     def asks(self, domain: str) -> bool:
         """Whether this source is asked prompts of a domain."""

@@ -8,13 +8,22 @@ import pytest
 
 from fusion.errors import BadInputError, CrucibleError
 from fusion.identity import prompt_id, response_id
-from fusion.recipe import Judge, Recipe
+from fusion.ingest import import_rewards
+from fusion.ingest.conversation import marked_turns
+from fusion.recipe import Judge, Recipe, Reward
 from fusion.records import QUARANTINE, RESPONSES
 from fusion.run import Run
 from jobs.contents import Contents, with_others
 from jobs.ingest import load_prompts, run_ingest
 from jobs.rating import AskJudge, score_rewards
-from jobs.score import not_stored, reward_wants, scorer_keys, stored_answers, unscored
+from jobs.score import (
+    not_stored,
+    reward_key,
+    reward_wants,
+    scorer_keys,
+    stored_answers,
+    unscored,
+)
 from jobs.scoring import IDS
 
 PROMPT = [{"role": "user", "content": "Name a colour."}]
@@ -128,6 +137,20 @@ def test_imported_rewards_are_found_by_prompt_and_text(run_with, answers, tmp_pa
     assert sorted(_score(run, answers)["reward"]) == [3.0, 3.0, 4.0, 5.0]
 
 
+def test_imported_rewards_of_a_conversation_in_one_text_need_its_turn_marker(tmp_path):
+    turns = "one<turn>Assistant\nhi<turn>User\nand two"
+    file = _file(tmp_path, {"q": turns, "a": "three", "r": 2.0})
+    fields = {"reward": "r", "prompt": "q", "text": "a"}
+    reward = Reward(kind="imported", path=file, fields=fields, turn_marker="<turn>")
+    messages = marked_turns(turns, "<turn>")
+    answers = pl.DataFrame({"prompt_id": [prompt_id(messages)], "text": ["three"]})
+    (judgement,) = import_rewards(reward, answers, malformed_limit=0)
+    assert judgement.reward == 2.0
+    assert reward_key("r", reward) != reward_key(
+        "r", reward.model_copy(update={"turn_marker": None})
+    )
+
+
 @pytest.mark.parametrize("reward", [None, "high", float("nan"), True])
 def test_a_file_of_unusable_rewards_is_refused(run_with, answers, tmp_path, reward):
     file = _file(tmp_path, {"id": answers["response_id"][0], "score": reward})
@@ -189,6 +212,17 @@ def test_a_judge_that_nobody_answers_for_stops_before_any_work(run_with, answers
         ({"reward": {"kind": "judge", "model": "wise"}}, "needs the key judge"),
         ({"reward": {"kind": "classifier"}}, "needs the key model"),
         ({"reward": {"kind": "imported", "path": "x"}}, "fields needs reward"),
+        (
+            {
+                "reward": {
+                    "kind": "imported",
+                    "path": "x",
+                    "fields": {"reward": "r", "response_id": "i"},
+                    "turn_marker": "<turn>",
+                }
+            },
+            "turn_marker needs fields.prompt",
+        ),
         ({"selection": {"ranked_by": "nobody"}}, "which is no scorer"),
         ({"scorers": {"math": {"kind": "constant"}}}, "may not be named math"),
         (

@@ -11,6 +11,7 @@ from fusion.identity import response_id
 from fusion.ingest import import_answers, ingest_datasets
 from fusion.recipe import Recipe, Source
 from fusion.records import RESPONSES
+from fusion.run import source_key
 
 WriteLines = Callable[[str, Iterable[Any]], str]
 MakeRecipe = Callable[..., Recipe]
@@ -57,6 +58,31 @@ def test_answers_join_by_the_prompt_mapped_as_the_data_set_does(
     answers = import_answers(source, KEY, prompts, malformed_limit=0)
     wanted = prompts.filter(pl.col("origin") == "d:2")["prompt_id"].to_list()
     assert answers.responses["prompt_id"].to_pylist() == wanted
+
+
+def test_answers_to_a_conversation_in_one_text_join_by_the_data_sets_turn_marker(
+    write_lines: WriteLines, make_recipe: MakeRecipe
+) -> None:
+    turns = "one<extra_id_1>Assistant\nhi<extra_id_1>User\nand two"
+    path = write_lines("p.jsonl", [{"q": turns, "a": "three"}])
+    recipe = make_recipe({"name": "d", "path": path, "turn_marker": "<extra_id_1>"})
+    prompts = pl.DataFrame(ingest_datasets(recipe).prompts)
+    fields = {"prompt": "q", "text": "a"}
+    source = imported(path, fields=fields, turn_marker="<extra_id_1>")
+    answers = import_answers(source, KEY, prompts, malformed_limit=0)
+    assert answers.responses["prompt_id"].to_pylist() == prompts["prompt_id"].to_list()
+
+
+def test_key_of_imported_answers_follows_how_they_are_joined(write_lines: WriteLines) -> None:
+    path = write_lines("a.jsonl", [{"q": "one", "a": "b"}])
+    by_id, by_prompt = {"id": "q", "text": "a"}, {"prompt": "q", "text": "a"}
+    sources = [
+        imported(path, fields=by_prompt),
+        imported(path, fields=by_prompt, turn_marker="<turn>"),
+        imported(path, fields=by_id, dataset="d"),
+        imported(path, fields=by_id, dataset="e"),
+    ]
+    assert len({source_key(source, source.sampling) for source in sources}) == len(sources)
 
 
 def test_answers_that_cannot_be_used_are_counted(
@@ -165,6 +191,10 @@ def test_column_that_is_not_there_is_named(write_lines: WriteLines, prompts: pl.
         ({"fields": {"text": "out", "id": "of"}}, "need each other"),
         ({"fields": {"text": "out", "prompt": "ask"}, "dataset": "d"}, "need each other"),
         ({"fields": {"text": "out", "answer": "ask"}}, "fields has no"),
+        (
+            {"fields": {"text": "out", "messages": "ask"}, "turn_marker": "<turn>"},
+            "needs fields.prompt",
+        ),
     ],
 )
 def test_recipe_says_what_an_imported_source_lacks(keys: dict[str, Any], sentence: str) -> None:
