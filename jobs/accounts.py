@@ -13,7 +13,7 @@ from fusion.ingest import DatasetCounts
 from fusion.run import Run
 from fusion.store import Counts, Location, Manifest, add_counts, is_current
 from jobs.sample import Asking, release_failures, settled_failures
-from jobs.score import not_stored, reward_wants, stored_answers, verdict_wants
+from jobs.score import not_stored, reward_key, reward_wants, stored_answers, verdict_wants
 from jobs.stage import StageClock, write_manifest
 
 _NO_ANSWERS = pl.DataFrame(
@@ -134,19 +134,28 @@ def score_manifest(run: Run, prompts: pl.DataFrame, source_keys: Sequence[str]) 
     rewards, verdicts = reward_wants(run.recipe, answers), verdict_wants(run.recipe, answers)
     wanted = pl.concat(w.select("score_id", "partition") for w in (rewards, verdicts))
     failed = not_stored(run, wanted)["score_id"]
+    malformed = _malformed_rewards(run)
     by_scorer = wanted.group_by("partition").len().sort("partition")
     return _write(
         run,
         "score",
         inputs={key: str(count) for key, count in by_scorer.iter_rows()},
         counts=Counts(
-            entered=wanted.height,
+            entered=wanted.height + len(malformed),
             results=wanted.height - len(failed),
-            quarantined=_quarantined(run, "score", failed),
+            quarantined=_quarantined(run, "score", pl.concat([failed, malformed])),
             unit="scores",
         ),
         yields=_reward_statistics(run, rewards),
     )
+
+
+def _malformed_rewards(run: Run) -> pl.Series:
+    """The ids of rows in quarantine that are of the files of imported rewards as they are now."""
+    rewards = run.recipe.rewards.items()
+    keys = [reward_key(name, reward) for name, reward in rewards if reward.kind == "imported"]
+    ids = pl.DataFrame(run.quarantine("score").read(["id"]))["id"]
+    return ids.filter(ids.str.split(":").list.first().is_in(keys))
 
 
 def _reward_statistics(run: Run, wanted: pl.DataFrame) -> dict[str, dict[str, Any]]:

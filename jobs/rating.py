@@ -17,7 +17,7 @@ from fusion.rewards.judgement import Judgement
 from fusion.run import Run
 from jobs.contents import Contents
 from jobs.datasink import SMALL_CPUS
-from jobs.score import PASSING
+from jobs.score import PASSING, STAGE
 from jobs.scoring import IDS, commit_scores, score_identity, score_rows, score_table
 from services.applications import (
     DEATHS,
@@ -51,9 +51,29 @@ def score_rewards(run: Run, missing: pl.DataFrame) -> None:
 def _given(run: Run, reward: Reward, rows: pl.DataFrame) -> Sequence[Judgement]:
     """Judgements that nothing needs to be asked for."""
     if reward.kind == "imported":
-        answers = rows if "response_id" in reward.fields else _contents(run, rows)
-        return import_rewards(reward, answers, malformed_limit=run.recipe.malformed_limit)
+        return _imported(run, reward, rows)
     return [Judgement(reward.value)] * rows.height
+
+
+def _imported(run: Run, reward: Reward, rows: pl.DataFrame) -> Sequence[Judgement]:
+    """What the file says of these rows of one scorer; its malformed rows go to quarantine."""
+    answers = rows if "response_id" in reward.fields else _contents(run, rows)
+    limit = run.recipe.malformed_limit
+    made = import_rewards(reward, rows["partition"][0], answers, malformed_limit=limit)
+    quarantine = run.quarantine(STAGE)
+    if len(quarantine.missing(made.quarantined["id"])):
+        quarantine.append(made.quarantined)
+    if made.quarantined.num_rows or made.num_unmatched or made.num_repeated:
+        log.warning(
+            "of the rewards in %s %d rows are malformed, %d judge an answer again, and %d are of "
+            "none of the %d answers scored now",
+            reward.path,
+            made.quarantined.num_rows,
+            made.num_repeated,
+            made.num_unmatched,
+            rows.height,
+        )
+    return made.judgements
 
 
 def _contents(run: Run, rows: pl.DataFrame) -> pl.DataFrame:

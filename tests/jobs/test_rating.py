@@ -13,6 +13,7 @@ from fusion.ingest.conversation import marked_turns
 from fusion.recipe import Judge, Recipe, Reward
 from fusion.records import QUARANTINE, RESPONSES
 from fusion.run import Run
+from jobs.accounts import score_manifest
 from jobs.contents import Contents, with_others
 from jobs.ingest import load_prompts, run_ingest
 from jobs.rating import AskJudge, score_rewards
@@ -137,6 +138,37 @@ def test_imported_rewards_are_found_by_prompt_and_text(run_with, answers, tmp_pa
     assert sorted(_score(run, answers)["reward"]) == [3.0, 3.0, 4.0, 5.0]
 
 
+def test_rows_of_imported_rewards_that_are_of_no_use_are_told(run_with, answers, tmp_path, caplog):
+    first, second, *_ = answers["response_id"]
+    rows = [
+        {"id": first, "score": 1.0},
+        {"id": first, "score": 9.0},
+        {"id": second, "score": "high"},
+        {"id": "nobody's", "score": 2.0},
+    ]
+    fields = {"reward": "score", "response_id": "id"}
+    run = run_with(
+        reward={"kind": "imported", "path": _file(tmp_path, *rows), "fields": fields},
+        malformed_limit=0.5,
+    )
+    assert _score(run, answers)["reward"].to_list() == [1.0]
+    assert (
+        "1 rows are malformed, 1 judge an answer again, and 1 are of none of the 4" in caplog.text
+    )
+    (key,) = scorer_keys(run.recipe)
+    left_out = dict(pl.DataFrame(run.quarantine("score").read(["id", "reason"])).iter_rows())
+    assert left_out.pop(f"{key}:3") == "wrong_type"
+    assert list(left_out.values()) == ["not_imported"] * 3
+    prompts = load_prompts(run)
+    counts = score_manifest(run, prompts, set(answers["source_key"])).counts
+    assert (counts.entered, counts.results) == (5, 1)
+    assert counts.quarantined == {"not_imported": 3, "wrong_type": 1}
+    _file(tmp_path, *rows[:2])
+    _score(run, answers)
+    counts = score_manifest(run, prompts, set(answers["source_key"])).counts
+    assert (counts.entered, counts.quarantined) == (4, {"not_imported": 3})
+
+
 def test_imported_rewards_of_a_conversation_in_one_text_need_its_turn_marker(tmp_path):
     turns = "one<turn>Assistant\nhi<turn>User\nand two"
     file = _file(tmp_path, {"q": turns, "a": "three", "r": 2.0})
@@ -144,7 +176,7 @@ def test_imported_rewards_of_a_conversation_in_one_text_need_its_turn_marker(tmp
     reward = Reward(kind="imported", path=file, fields=fields, turn_marker="<turn>")
     messages = marked_turns(turns, "<turn>")
     answers = pl.DataFrame({"prompt_id": [prompt_id(messages)], "text": ["three"]})
-    (judgement,) = import_rewards(reward, answers, malformed_limit=0)
+    (judgement,) = import_rewards(reward, "r", answers, malformed_limit=0).judgements
     assert judgement.reward == 2.0
     assert reward_key("r", reward) != reward_key(
         "r", reward.model_copy(update={"turn_marker": None})

@@ -39,7 +39,8 @@ from fusion.ingest import import_rewards
 from fusion.recipe import Reward
 fields = {"reward": "n", "response_id": "q"}
 reward = Reward(kind="imported", path="hf://owner/scores", revision="v1", fields=fields)
-print(import_rewards(reward, pl.DataFrame({"response_id": ["a"]}), malformed_limit=0)[0].reward)
+answers = pl.DataFrame({"response_id": ["a"]})
+print(import_rewards(reward, "key", answers, malformed_limit=0).judgements[0].reward)
 """
 
 
