@@ -17,7 +17,7 @@ import httpx
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fusion.errors import BadInputError
+from fusion.errors import BadInputError, one_line
 from fusion.identity import content_hash, file_fingerprint
 from fusion.ingest.rows import Malformed, Row
 from fusion.recipe import Dataset, Source
@@ -187,8 +187,7 @@ def _read_csv(stream: io.BufferedReader, path: str) -> Read:
         raise BadInputError(f"{path} has no header that is CSV ({error}); mend it.") from None
     if header is None:
         return
-    if len(set(header)) < len(header):
-        raise BadInputError(f"{path} names a column twice in {header}; give each its own name.")
+    _check_names(header, path)
     while True:
         number = reader.line_num + 1
         try:
@@ -203,6 +202,11 @@ def _read_csv(stream: io.BufferedReader, path: str) -> Read:
             yield from _lost_lines(number, reader.line_num, "wrong_columns", detail)
         elif cells:
             yield _csv_row(number, header, cells)
+
+
+def _check_names(names: list[str], path: str) -> None:
+    if len(set(names)) < len(names):
+        raise BadInputError(f"{path} names a column twice in {names}; give each its own name.")
 
 
 def _lost_lines(first: int, last: int, reason: str, detail: str) -> Iterator[Malformed]:
@@ -223,7 +227,9 @@ def _read_parquet(location: Location, path: str) -> Read:
     try:
         with location.filesystem.open_input_file(location.path) as file:
             numbers = itertools.count(1)
-            for batch in pq.ParquetFile(file).iter_batches(batch_size=_BATCH_ROWS):
+            parquet = pq.ParquetFile(file)
+            _check_names(parquet.schema_arrow.names, path)
+            for batch in parquet.iter_batches(batch_size=_BATCH_ROWS):
                 for position in range(batch.num_rows):
                     yield _arrow_row(next(numbers), batch.slice(position, 1))
     except pa.ArrowException as error:
@@ -231,10 +237,16 @@ def _read_parquet(location: Location, path: str) -> Read:
 
 
 def _arrow_row(number: int, row: pa.RecordBatch | pa.Table) -> Row | Malformed:
-    try:
-        return Row(number, row.to_pylist()[0])
-    except UnicodeDecodeError as error:
-        return Malformed(number, "invalid_utf8", f"byte {error.start} of a text is not UTF-8")
+    columns: dict[str, Any] = {}
+    for name, column in zip(row.schema.names, row.columns, strict=True):
+        try:
+            columns[name] = column[0].as_py()
+        except UnicodeDecodeError as error:
+            detail = f"byte {error.start} of a text in {name} is not UTF-8"
+            return Malformed(number, "invalid_utf8", detail)
+        except (OverflowError, ValueError, pa.ArrowException) as error:
+            return Malformed(number, "invalid_value", f"{name} cannot be read: {one_line(error)}")
+    return Row(number, columns)
 
 
 def _read_hub(data: DataPath) -> Read:

@@ -133,6 +133,27 @@ def test_parquet_text_that_is_not_utf8_is_malformed_alone(tmp_path: Path) -> Non
     assert [getattr(row, "reason", "") for row in read(path)] == ["", "invalid_utf8", ""]
 
 
+@pytest.mark.parametrize("kind", [pa.timestamp("us"), pa.date64()])
+def test_parquet_time_that_no_calendar_holds_is_malformed_alone(
+    tmp_path: Path, kind: pa.DataType
+) -> None:
+    path = tmp_path / "a.parquet"
+    times = pa.array([0, 2**60 // 86_400_000 * 86_400_000, 0]).view(kind)
+    pq.write_table(pa.table({"q": ["a", "b", "c"], "at": times}), path)
+    first, bad, last = read(path)
+    assert isinstance(bad, Malformed)
+    assert (bad.number, bad.reason) == (2, "invalid_value")
+    assert bad.detail.startswith("at cannot be read: ")
+    assert [getattr(row, "number", 0) for row in (first, last)] == [1, 3]
+
+
+def test_parquet_with_two_columns_of_one_name_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table([["a"], ["b"]], names=["q", "q"]), path)
+    with pytest.raises(BadInputError, match="a column twice"):
+        read(path)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
@@ -142,6 +163,7 @@ def test_parquet_text_that_is_not_utf8_is_malformed_alone(tmp_path: Path) -> Non
         ("a.txt", b"text", "unknown kind"),
         ("a.csv", b"q,q\n1,2\n", "a column twice"),
         ("a.csv", b'"q,n\n1,2\n', "no header that is CSV"),
+        ("a.csv", b'"q"x,n\n1,2\n', "no header that is CSV"),
         ("a.jsonl.gz", gzip.compress(b'{"q": 1}\n' * 100_000)[:-200], "could not be read beyond"),
         ("a.jsonl.gz", b"no gzip", "could not be read beyond row 0"),
     ],
