@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 import pyarrow as pa
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from fusion.errors import BadInputError, one_line
@@ -59,10 +60,9 @@ class DataPath:
         if self.on_hub:
             return content_hash([self.path, self.revision, self.subset, self.hub_split])
         location = Location.of(self.path)
-        check_data_path(self)
+        info = _file_info(location, self.path)
         if location.scheme == "file":
             return file_fingerprint(Path(location.path))
-        info = location.filesystem.get_file_info(location.path)
         return content_hash([str(location), info.size, info.mtime_ns])
 
 
@@ -80,10 +80,25 @@ def check_data_path(data: DataPath) -> None:
             raise BadInputError(f"{data.path} has no revision; add the key revision: a commit.")
         return
     location = Location.of(data.path)
-    info = location.filesystem.get_file_info(location.path)
+    _file_info(location, data.path)
+    _suffix(location)
+
+
+def _file_info(location: Location, path: str) -> pafs.FileInfo:
+    try:
+        info = location.filesystem.get_file_info(location.path)
+    except OSError as error:
+        raise BadInputError(
+            f"{path} cannot be reached ({one_line(error)}); expected a file that this user may "
+            "read: correct its path, its permissions or the S3 endpoint and keys."
+        ) from error
+    if info.type == pafs.FileType.Directory:
+        raise BadInputError(f"{path} is a folder; expected one file, so name a file in it.")
+    if not info.is_file and any(sign in location.path for sign in "*?["):
+        raise BadInputError(f"There is no file {path}; expected one file, not a pattern of names.")
     if not info.is_file:
-        raise BadInputError(f"There is no file {data.path}; correct its path.")
-    _suffix(data.path)
+        raise BadInputError(f"There is no file {path}; correct its path.")
+    return info
 
 
 def read_rows(data: DataPath) -> Read:
@@ -94,14 +109,14 @@ def read_rows(data: DataPath) -> Read:
         StorageError: the storage or the hub fails before the last row.
     """
     check_data_path(data)
-    return _to_the_end(_read(data), data)
+    return _to_the_end(data)
 
 
-def _to_the_end(rows: Read, data: DataPath) -> Read:
+def _to_the_end(data: DataPath) -> Read:
     """The rows; what keeps them from being read to the end becomes one sentence."""
     number = 0
     try:
-        for row in rows:
+        for row in _read(data):
             number = row.number
             yield row
     except (OSError, ValueError, pa.ArrowException, httpx.HTTPError) as error:
@@ -117,15 +132,15 @@ def _read(data: DataPath) -> Read:
     if data.on_hub:
         return _read_hub(data)
     location = Location.of(data.path)
-    if _suffix(data.path) == ".parquet":
+    if _suffix(location) == ".parquet":
         return _read_parquet(location, data.path)
     # Compression (.gz, .zst) is found by the file's name.
     stream = io.BufferedReader(
         location.filesystem.open_input_stream(location.path), buffer_size=_READ_BYTES
     )
-    if _suffix(data.path) == ".csv":
+    if _suffix(location) == ".csv":
         return _read_csv(stream, data.path)
-    if _suffix(data.path) == ".json" and not _starts_with_object(stream):
+    if _suffix(location) == ".json" and not _starts_with_object(stream):
         return _read_json_list(stream, data.path)
     return _read_json_lines(stream)
 
@@ -135,10 +150,13 @@ def _starts_with_object(stream: io.BufferedReader) -> bool:
     return stream.peek(64).removeprefix(_UTF8_MARK).lstrip()[:1] == b"{"
 
 
-def _suffix(path: str) -> str:
-    known = [suffix for suffix in PurePosixPath(path).suffixes if suffix in SUFFIXES]
+def _suffix(location: Location) -> str:
+    suffixes = [suffix.lower() for suffix in PurePosixPath(location.name).suffixes]
+    known = [suffix for suffix in suffixes if suffix in SUFFIXES]
     if not known:
-        raise BadInputError(f"{path} is of unknown kind; expected one of {', '.join(SUFFIXES)}.")
+        raise BadInputError(
+            f"{location} is of unknown kind; expected one of {', '.join(SUFFIXES)}."
+        )
     return known[-1]
 
 

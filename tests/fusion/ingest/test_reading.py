@@ -166,6 +166,7 @@ def test_parquet_with_two_columns_of_one_name_is_refused(tmp_path: Path) -> None
         ("a.csv", b'"q"x,n\n1,2\n', "no header that is CSV"),
         ("a.jsonl.gz", gzip.compress(b'{"q": 1}\n' * 100_000)[:-200], "could not be read beyond"),
         ("a.jsonl.gz", b"no gzip", "could not be read beyond row 0"),
+        ("a.json.gz", b"no gzip", "could not be read beyond row 0"),
     ],
 )
 def test_damaged_or_unknown_file_is_one_sentence(
@@ -179,6 +180,21 @@ def test_damaged_or_unknown_file_is_one_sentence(
 def test_missing_file_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match="There is no file"):
         check_data_path(DataPath(str(tmp_path / "none.jsonl")))
+
+
+def test_folder_or_pattern_of_names_is_told_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "folder.jsonl").mkdir()
+    (tmp_path / "a.jsonl").write_text("{}")
+    with pytest.raises(BadInputError, match=r"is a folder; expected one file"):
+        check_data_path(DataPath(str(tmp_path / "folder.jsonl")))
+    with pytest.raises(BadInputError, match="not a pattern of names"):
+        check_data_path(DataPath(str(tmp_path / "*.jsonl")))
+
+
+def test_suffix_in_capitals_is_the_same_kind(tmp_path: Path) -> None:
+    path = tmp_path / "data.JSONL"
+    path.write_text(json.dumps(RECORDS[0]))
+    assert columns(path) == RECORDS[:1]
 
 
 @pytest.mark.parametrize(
@@ -229,6 +245,23 @@ def test_files_on_s3_read_like_local_ones(bucket: str, tmp_path: Path) -> None:
     assert data.fingerprint() != before
     with pytest.raises(BadInputError, match="There is no file"):
         check_data_path(DataPath(f"{bucket}/none.jsonl"))
+
+
+def test_options_of_an_s3_path_are_no_part_of_its_suffix(
+    bucket: str, way: FlakyWay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (Location.of(bucket) / "a.jsonl").write_text(json.dumps(RECORDS[0]))
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    place = way.endpoint.removeprefix("http://")
+    data = DataPath(f"{bucket}/a.jsonl?endpoint_override={place}&scheme=http")
+    assert list(read_rows(data)) == [Row(1, RECORDS[0])]
+
+
+def test_storage_that_cannot_be_reached_is_one_sentence(bucket: str, way: FlakyWay) -> None:
+    data = DataPath(f"{bucket}/a.jsonl")
+    for ask in (check_data_path, DataPath.fingerprint):
+        with way.failing("reset"), pytest.raises(BadInputError, match="cannot be reached"):
+            ask(data)
 
 
 def test_storage_that_fails_in_the_middle_of_a_file_is_one_sentence(
