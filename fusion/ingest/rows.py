@@ -61,9 +61,10 @@ class RowError(Exception):
     """A row lacks what the recipe's fields ask of it; becomes a `Malformed` row."""
 
     def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
+        # A column's name may hold half of a surrogate pair, which no table can store.
         self.reason = reason
-        self.detail = detail
+        self.detail = detail.encode(errors="backslashreplace").decode()
+        super().__init__(self.detail)
 
 
 def quarantine_rows(stage: str, name: str, malformed: Iterable[Malformed]) -> pa.Table:

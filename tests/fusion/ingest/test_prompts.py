@@ -318,6 +318,16 @@ def test_malformed_rows_go_to_quarantine_with_line_and_reason(
     assert all("row " in r["detail"] for r in ingested.quarantined.to_pylist())
 
 
+def test_column_that_no_table_can_name_is_one_row_in_quarantine(
+    write_lines: WriteLines, make_recipe: MakeRecipe
+) -> None:
+    path = write_lines("a.jsonl", [{"q": "a"}, '{"\\ud800": 1}'])
+    ingested = ingest_datasets(make_recipe({"name": "d", "path": path}, malformed_limit=1))
+    (quarantined,) = ingested.quarantined.to_pylist()
+    assert (quarantined["id"], quarantined["reason"]) == ("d:2", "missing_field")
+    assert "its columns are \\ud800" in quarantined["detail"]
+
+
 def test_more_malformed_rows_than_allowed_stop_with_count_and_examples(
     write_lines: WriteLines, make_recipe: MakeRecipe
 ) -> None:
