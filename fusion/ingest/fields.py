@@ -29,7 +29,9 @@ class Path:
         Raises:
             RowError: the row has none; null counts as none.
         """
-        value = self._find(columns)
+        value = _walk(columns, self.steps)
+        if value is None and _holds(_walk(columns, self.steps[:-1]), self.steps[-1]):
+            raise RowError("missing_field", f"{self.text} is null")
         if value is None:
             known = ", ".join(columns) or "none"
             raise RowError("missing_field", f"it has no {self.text}; its columns are {known}")
@@ -37,13 +39,7 @@ class Path:
 
     def is_in(self, columns: dict[str, Any]) -> bool:
         """Whether a row has a value there."""
-        return self._find(columns) is not None
-
-    def _find(self, columns: dict[str, Any]) -> Any:
-        value: Any = columns
-        for step in self.steps:
-            value = _follow(value, step)
-        return value
+        return _walk(columns, self.steps) is not None
 
 
 @dataclass(frozen=True)
@@ -128,17 +124,19 @@ class PathWatch:
             return
         path = min(path.text for path in self._waiting)
         raise BadInputError(
-            f"No row of {self._file} has the field {path} that {self._what} names; its columns "
-            f"are {', '.join(self._columns)}: correct fields or exclude."
+            f"No row of {self._file} has a value in the field {path} that {self._what} names; its "
+            f"columns are {', '.join(self._columns)}: correct fields or exclude."
         )
 
 
 def text_of(value: Any, field: str) -> str:
-    """A text or a number as text; a whole number has no decimal point.
+    """A text or a finite number as text; a whole number has no decimal point.
 
     Raises:
         RowError: it is neither, or not valid Unicode.
     """
+    if isinstance(value, float) and not math.isfinite(value):
+        raise RowError("wrong_type", f"{field} is {value}, neither text nor a finite number")
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
@@ -173,17 +171,25 @@ def checked_number(value: Any, field: str) -> float:
         number = float(value)
     except ValueError:
         raise RowError("wrong_type", f"{field} is {str(value)[:40]!r}, not a number") from None
+    except OverflowError:
+        raise RowError("not_a_number", f"{field} is beyond what a float holds") from None
     if not math.isfinite(number):
         raise RowError("not_a_number", f"{field} is {number}")
     return number
 
 
-def _follow(value: Any, step: str | int) -> Any:
+def _walk(value: Any, steps: Iterable[str | int]) -> Any:
+    """What the steps lead to, None where one of them is not there."""
+    for step in steps:
+        value = value[step] if _holds(value, step) else None
+    return value
+
+
+def _holds(value: Any, step: str | int) -> bool:
+    """Whether a value has a column of that name, or a list that position."""
     if isinstance(step, str):
-        return value.get(step) if isinstance(value, dict) else None
-    if not isinstance(value, list) or not -len(value) <= step < len(value):
-        return None
-    return value[step]
+        return isinstance(value, dict) and step in value
+    return isinstance(value, list) and -len(value) <= step < len(value)
 
 
 def _template_parts(text: str) -> list[str | Path]:

@@ -102,7 +102,7 @@ def test_what_needs_the_hub_is_listed_and_no_error(make_recipe: MakeRecipe) -> N
         ({"target": {"model": "/no/such"}}, "target: /no/such is neither a local path nor a hub"),
         ({"dataset": {"path": "/no/such.jsonl"}}, "There is no file /no/such.jsonl"),
         ({"dataset": {"path": "hf://owner/data"}}, "has no revision"),
-        ({"dataset": {"fields": {"prompt": "question"}}}, "has the field question"),
+        ({"dataset": {"fields": {"prompt": "question"}}}, "has a value in the field question"),
         ({"dataset": {"fields": {"prompt": "a"}}}, "wrong_type"),
         ({"dataset": {"fields": {"prompt": "q["}}}, "is not a path"),
         ({"source": {"engine": {"max_modl_len": 5}}}, "did you mean max_model_len"),

@@ -1,6 +1,7 @@
 """Field paths and templates of a recipe."""
 
 import contextlib
+import math
 import string
 from decimal import Decimal
 from typing import Any
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusion.errors import BadInputError
-from fusion.ingest.fields import parse_field, parse_path, paths_of, text_of
+from fusion.ingest.fields import checked_number, parse_field, parse_path, paths_of, text_of
 from fusion.ingest.rows import RowError
 
 ROW: dict[str, Any] = {
@@ -46,7 +47,7 @@ def test_path_finds_the_value(path: str, value: Any) -> None:
         "turns[-3].content",
         "turns[0].role",
         "question.text",
-        "nothing",
+        "nothing.text",
         "answer[0]",
     ],
 )
@@ -56,6 +57,14 @@ def test_path_into_nothing_is_a_missing_field_that_names_the_columns(path: str) 
     assert error.value.reason == "missing_field"
     assert path in error.value.detail
     assert "turns" in error.value.detail
+
+
+@pytest.mark.parametrize("path", ["nothing", "more.nothing", "list[0]"])
+def test_path_to_a_null_is_a_missing_field_that_is_null(path: str) -> None:
+    row = {"nothing": None, "more": {"nothing": None}, "list": [None]}
+    with pytest.raises(RowError) as error:
+        parse_field(path).read(row)
+    assert (error.value.reason, error.value.detail) == ("missing_field", f"{path} is null")
 
 
 @pytest.mark.parametrize(
@@ -104,6 +113,20 @@ def test_number_becomes_text(value: Any, text: str) -> None:
 def test_other_types_do_not_become_text(value: Any) -> None:
     with pytest.raises(RowError, match="not text"):
         text_of(value, "gold")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_number_that_is_not_finite_does_not_become_text(value: float) -> None:
+    with pytest.raises(RowError, match="neither text nor a finite number") as error:
+        text_of(value, "gold")
+    assert error.value.reason == "wrong_type"
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400), "1e400", 1e400, math.nan])
+def test_number_that_no_answer_could_be_ranked_by_is_refused(value: Any) -> None:
+    with pytest.raises(RowError) as error:
+        checked_number(value, "reward")
+    assert error.value.reason == "not_a_number"
 
 
 def test_half_a_surrogate_pair_is_refused() -> None:
