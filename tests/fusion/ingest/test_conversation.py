@@ -43,9 +43,23 @@ def test_history_that_is_no_conversation_is_malformed(turns: Any) -> None:
     assert error.value.reason == "bad_messages"
 
 
-def test_blank_user_turn_is_an_empty_prompt() -> None:
+@pytest.mark.parametrize("roles", [["system", "system", "user"], ["user", "tool"], ["User"]])
+def test_wrong_roles_are_told_with_those_that_are_expected(roles: list[str]) -> None:
+    with pytest.raises(RowError, match=", ".join(roles)) as error:
+        history([{"role": role, "content": "Hi"} for role in roles])
+    assert "at most one turn of system, the first" in error.value.detail
+    assert "in lower case" in error.value.detail
+
+
+def test_messages_as_the_text_of_a_list_are_told() -> None:
+    with pytest.raises(RowError, match="not its JSON as a text"):
+        history('[{"role": "user", "content": "Hi"}]')
+
+
+@pytest.mark.parametrize("text", ["", " \n", "\x00", "\u200b", "\ufeff \u00a0\u2028\x1f"])
+def test_user_turn_that_shows_nothing_is_an_empty_prompt(text: str) -> None:
     with pytest.raises(RowError) as error:
-        user_turn(" \n")
+        user_turn(text)
     assert error.value.reason == "empty_prompt"
 
 
