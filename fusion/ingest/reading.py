@@ -7,6 +7,7 @@ import csv
 import io
 import itertools
 import json
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,6 +29,10 @@ HUB = "hf://"
 SUFFIXES = (".parquet", ".jsonl", ".json", ".csv")
 Read = Iterator[Row | Malformed]
 _UTF8_MARK = b"\xef\xbb\xbf"
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+# The first bytes of compressed files (RFC 1952, RFC 8878, the .xz file format).
+_PACKINGS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ\x00": "xz"}
+_OVER_SEVERAL_LINES = re.compile(rb'\s*(\{\s*\n\s*"|\[\s*\n\s*\{)')
 _BATCH_ROWS = 1024
 _READ_BYTES = 4 << 20  # on S3 each read is a request
 
@@ -138,16 +143,35 @@ def _read(data: DataPath) -> Read:
     stream = io.BufferedReader(
         location.filesystem.open_input_stream(location.path), buffer_size=_READ_BYTES
     )
+    head = stream.peek(64)
+    _check_content(head, data.path)
     if _suffix(location) == ".csv":
         return _read_csv(stream, data.path)
-    if _suffix(location) == ".json" and not _starts_with_object(stream):
+    if _suffix(location) == ".json" and not _starts_with_object(head):
         return _read_json_list(stream, data.path)
+    if _OVER_SEVERAL_LINES.match(head.removeprefix(_UTF8_MARK)):
+        raise BadInputError(
+            f"{data.path} holds JSON that goes over several lines; expected one object a line, or "
+            "under a name that ends in .json a list of objects: write the rows in one of these."
+        )
     return _read_json_lines(stream)
 
 
-def _starts_with_object(stream: io.BufferedReader) -> bool:
+def _check_content(head: bytes, path: str) -> None:
+    """See by its first bytes that what is to be read is not (still) compressed, and no UTF-16."""
+    for mark, packing in _PACKINGS.items():
+        if head.startswith(mark):
+            raise BadInputError(
+                f"{path} is compressed with {packing}; unpack it, or if it is gzip or zstd and no "
+                "Parquet let its name end in .gz or .zst."
+            )
+    if head.startswith(_UTF16_MARKS):
+        raise BadInputError(f"{path} is UTF-16; expected UTF-8: convert it.")
+
+
+def _starts_with_object(head: bytes) -> bool:
     """Whether a .json file is JSON lines by another name, as on the hub it often is."""
-    return stream.peek(64).removeprefix(_UTF8_MARK).lstrip()[:1] == b"{"
+    return head.removeprefix(_UTF8_MARK).lstrip()[:1] == b"{"
 
 
 def _suffix(location: Location) -> str:
@@ -245,6 +269,7 @@ def _read_parquet(location: Location, path: str) -> Read:
     try:
         with location.filesystem.open_input_file(location.path) as file:
             numbers = itertools.count(1)
+            _check_content(file.read(8), path)
             parquet = pq.ParquetFile(file)
             _check_names(parquet.schema_arrow.names, path)
             for batch in parquet.iter_batches(batch_size=_BATCH_ROWS):

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import lzma
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -164,6 +165,15 @@ def test_parquet_with_two_columns_of_one_name_is_refused(tmp_path: Path) -> None
         ("a.csv", b"q,q\n1,2\n", "a column twice"),
         ("a.csv", b'"q,n\n1,2\n', "no header that is CSV"),
         ("a.csv", b'"q"x,n\n1,2\n', "no header that is CSV"),
+        ("a.jsonl.xz", lzma.compress(b'{"q": 1}'), "compressed with xz"),
+        ("a.jsonl", gzip.compress(b'{"q": 1}', mtime=0), "compressed with gzip"),
+        ("a.csv", pa.compress(b"q,n", "zstd", asbytes=True), "compressed with zstd"),
+        ("a.parquet.gz", gzip.compress(b"PAR1", mtime=0), "compressed with gzip"),
+        ("a.jsonl", '{"q": 1}'.encode("utf-16"), "is UTF-16"),
+        ("a.json", "[]".encode("utf-16"), "is UTF-16"),
+        ("a.json", json.dumps({"data": RECORDS}, indent=2).encode(), "over several lines"),
+        ("a.jsonl", json.dumps({"data": RECORDS}, indent=2).encode(), "over several lines"),
+        ("a.jsonl", json.dumps(RECORDS, indent=2).encode(), "over several lines"),
         ("a.jsonl.gz", gzip.compress(b'{"q": 1}\n' * 100_000)[:-200], "could not be read beyond"),
         ("a.jsonl.gz", b"no gzip", "could not be read beyond row 0"),
         ("a.json.gz", b"no gzip", "could not be read beyond row 0"),
