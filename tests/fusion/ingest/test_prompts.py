@@ -247,8 +247,13 @@ def test_same_files_give_the_same_bytes(write_lines: WriteLines, make_recipe: Ma
         ({"verifier": "math", "fields": {"prompt": "q", "gold": "a"}}, {"a": "####"}, "bad_gold"),
         (
             {"verifier": "math", "fields": {"prompt": "q", "gold": "a"}},
-            {"a": float("nan")},
+            {"a": "nan"},
             "bad_gold",
+        ),
+        (
+            {"verifier": "math", "fields": {"prompt": "q", "gold": "a"}},
+            {"a": float("nan")},
+            "wrong_type",
         ),
         (
             {"verifier": "math", "fields": {"prompt": "q", "gold": "a"}},
