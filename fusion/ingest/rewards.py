@@ -53,12 +53,18 @@ def import_rewards(
     """
     file = _read(reward, malformed_limit)
     columns = ["response_id"] if "response_id" in reward.fields else ["prompt_id", "text"]
-    keys = list(answers.select(columns).iter_rows())
     missing = Judgement(failure="not_imported", detail=f"{reward.path} has no usable reward of it")
+    judgements = []
+    unmatched = set(file.rewards)
+    # Row by row: as Python tuples all texts at once would take gigabytes.
+    for key in answers.select(columns).iter_rows():
+        value = file.rewards.get(key)
+        judgements.append(missing if value is None else Judgement(value))
+        unmatched.discard(key)
     return ImportedRewards(
-        [Judgement(file.rewards[key]) if key in file.rewards else missing for key in keys],
+        judgements,
         quarantine_rows("score", reward_key, file.malformed),
-        num_unmatched=len(file.rewards.keys() - set(keys)),
+        num_unmatched=len(unmatched),
         num_repeated=file.num_repeated,
     )
 

@@ -1,6 +1,7 @@
 """Rewards that need no model up: constants, imports, and what a judge compares with."""
 
 import json
+import tracemalloc
 
 import polars as pl
 import pyarrow as pa
@@ -181,6 +182,24 @@ def test_imported_rewards_of_a_conversation_in_one_text_need_its_turn_marker(tmp
     assert reward_key("r", reward) != reward_key(
         "r", reward.model_copy(update={"turn_marker": None})
     )
+
+
+def test_texts_of_answers_are_not_held_while_imported_rewards_join_them(tmp_path):
+    text = "a" * 20_000
+    file = _file(tmp_path, {"q": "Name a colour.", "a": f"7{text}", "r": 1.0})
+    fields = {"reward": "r", "prompt": "q", "text": "a"}
+    reward = Reward(kind="imported", path=file, fields=fields)
+    texts = [f"{number}{text}" for number in range(4000)]
+    answers = pl.DataFrame({"prompt_id": prompt_id(PROMPT), "text": texts})
+    tracemalloc.start()
+    try:
+        imported = import_rewards(reward, "r", answers, malformed_limit=0)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert [n for n, j in enumerate(imported.judgements) if j.reward == 1.0] == [7]
+    assert (imported.num_unmatched, imported.num_repeated) == (0, 0)
+    assert peak < 40_000_000  # all the texts are 80 MB
 
 
 @pytest.mark.parametrize("reward", [None, "high", float("nan"), True])
