@@ -7,7 +7,6 @@ import csv
 import io
 import itertools
 import json
-import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,8 +31,8 @@ _UTF8_MARK = b"\xef\xbb\xbf"
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 # The first bytes of compressed files (RFC 1952, RFC 8878, the .xz file format).
 _PACKINGS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ\x00": "xz"}
-_OVER_SEVERAL_LINES = re.compile(rb'\s*(\{\s*\n\s*"|\[\s*\n\s*\{)')
 _BATCH_ROWS = 1024
+_HEAD_BYTES = 1024
 _READ_BYTES = 4 << 20  # on S3 each read is a request
 
 
@@ -143,13 +142,13 @@ def _read(data: DataPath) -> Read:
     stream = io.BufferedReader(
         location.filesystem.open_input_stream(location.path), buffer_size=_READ_BYTES
     )
-    head = stream.peek(64)
+    head = stream.peek(_HEAD_BYTES)[:_HEAD_BYTES]
     _check_content(head, data.path)
     if _suffix(location) == ".csv":
         return _read_csv(stream, data.path)
     if _suffix(location) == ".json" and not _starts_with_object(head):
         return _read_json_list(stream, data.path)
-    if _OVER_SEVERAL_LINES.match(head.removeprefix(_UTF8_MARK)):
+    if _goes_over_lines(head):
         raise BadInputError(
             f"{data.path} holds JSON that goes over several lines; expected one object a line, or "
             "under a name that ends in .json a list of objects: write the rows in one of these."
@@ -172,6 +171,14 @@ def _check_content(head: bytes, path: str) -> None:
 def _starts_with_object(head: bytes) -> bool:
     """Whether a .json file is JSON lines by another name, as on the hub it often is."""
     return head.removeprefix(_UTF8_MARK).lstrip()[:1] == b"{"
+
+
+def _goes_over_lines(head: bytes) -> bool:
+    """Whether a line ends between the first bracket of a JSON text and what stands in it."""
+    text = head.removeprefix(_UTF8_MARK).lstrip()
+    within = text[1:].lstrip()
+    space = text[1 : len(text) - len(within)]
+    return b"\n" in space and text[:1] + within[:1] in (b'{"', b"[{")
 
 
 def _suffix(location: Location) -> str:
@@ -253,7 +260,9 @@ def _check_names(names: list[str], path: str) -> None:
 
 def _lost_lines(first: int, last: int, reason: str, detail: str) -> Iterator[Malformed]:
     """Every line of a CSV row that is none: an open quote takes in the rows that follow it."""
-    if last > first:
+    if last > first and reason == "wrong_columns":
+        detail = f"{detail}: its quoted text goes from line {first} to line {last}"
+    elif last > first:
         detail = f"{detail}: a quote that opens in line {first} is not closed before line {last}"
     for number in range(first, last + 1):
         yield Malformed(number, reason, detail)

@@ -74,6 +74,20 @@ def test_bad_line_is_malformed_and_the_next_is_read(
     assert good == Row(2, {"q": "b"})
 
 
+@pytest.mark.timeout(30)
+def test_many_empty_lines_within_a_bracket_take_no_time(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"{" + b"\n" * 1_000_000 + b"x")
+    assert [row.number for row in read(path)] == [1, 1_000_001]
+
+
+@pytest.mark.parametrize("line", [b'{ "q": "b"}', b"{}", b"[]"])
+def test_a_first_row_of_one_line_is_no_json_over_several(tmp_path: Path, line: bytes) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"\n" + line + b'\n{"q": "b"}\n')
+    assert [row.number for row in read(path)] == [2, 3]
+
+
 @pytest.mark.parametrize(
     ("line", "reason"),
     [(b"one", "wrong_columns"), (b"1,2,3", "wrong_columns"), (b"\xff,1", "invalid_utf8")],
@@ -109,7 +123,9 @@ def test_every_line_that_an_open_quote_swallows_in_csv_is_malformed(
     bad = [row for row in rows if isinstance(row, Malformed)]
     assert [row.number for row in bad] == list(range(51, last + 1))
     assert {row.reason for row in bad} == {reason}
-    assert all("opens in line 51 is not closed" in row.detail for row in bad)
+    open_quote = f"a quote that opens in line 51 is not closed before line {last}"
+    said = f"goes from line 51 to line {last}" if reason == "wrong_columns" else open_quote
+    assert all(row.detail.endswith(said) for row in bad)
 
 
 def test_wrong_quote_in_one_line_of_csv_takes_no_other_with_it(tmp_path: Path) -> None:
@@ -174,6 +190,7 @@ def test_parquet_with_two_columns_of_one_name_is_refused(tmp_path: Path) -> None
         ("a.json", json.dumps({"data": RECORDS}, indent=2).encode(), "over several lines"),
         ("a.jsonl", json.dumps({"data": RECORDS}, indent=2).encode(), "over several lines"),
         ("a.jsonl", json.dumps(RECORDS, indent=2).encode(), "over several lines"),
+        ("a.jsonl", b'\xef\xbb\xbf \n{ \r\n\n"q": 1}', "over several lines"),
         ("a.jsonl.gz", gzip.compress(b'{"q": 1}\n' * 100_000)[:-200], "could not be read beyond"),
         ("a.jsonl.gz", b"no gzip", "could not be read beyond row 0"),
         ("a.json.gz", b"no gzip", "could not be read beyond row 0"),
