@@ -1,6 +1,7 @@
 """How the rows of a data set become rows of the prompts table."""
 
 import itertools
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -147,7 +148,9 @@ def _checked_length(messages: list[Message]) -> list[Message]:
 def _held(row: Row, path: Path, values: tuple[str, ...]) -> str | None:
     """The path with its value, if that is one of these."""
     try:
-        text = text_of(path.read(row.columns), path.text)
+        value = path.read(row.columns)
+        is_text = not isinstance(value, float) or math.isfinite(value)
+        text = text_of(value, path.text) if is_text else str(value)
     except RowError:
         return None
     return f"{path.text}: {text}" if text in values else None

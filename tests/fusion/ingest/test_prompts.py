@@ -119,6 +119,17 @@ def test_excluded_values_leave_a_row_out(write_lines: WriteLines, make_recipe: M
     assert ingested.by_dataset["d"].dropped == {"excluded": 1}
 
 
+def test_a_number_that_is_not_finite_can_be_excluded(
+    write_lines: WriteLines, make_recipe: MakeRecipe
+) -> None:
+    scores = [float("nan"), float("inf"), -float("inf"), 2.0, 3]
+    path = write_lines("a.jsonl", [{"q": f"{n}", "score": n} for n in scores])
+    for values, left in ((["nan"], [2, 3, 4, 5]), (["inf", "-inf", "2"], [1, 5])):
+        recipe = make_recipe({"name": "d", "path": path, "exclude": {"score": values}})
+        origins = ingest_datasets(recipe).prompts["origin"].to_pylist()
+        assert origins == [f"d:{number}" for number in left]
+
+
 STORY = (
     "Write a short story about a lighthouse keeper who finds a letter in a bottle on the beach, "
     "reads it aloud to the gulls, and decides to answer the stranger who wrote it many years ago."
