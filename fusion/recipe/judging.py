@@ -68,7 +68,7 @@ class Reward(Section):
         "response_id, or text with prompt (or messages) as the data set maps it.",
     )
     turn_marker: str | None = Field(
-        None, description="With fields.prompt: the data set's own, if it has one."
+        None, min_length=1, description="With fields.prompt: the data set's own, if it has one."
     )
     value: float = Field(0.0, description="For kind constant: every answer's reward.")
 

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from fusion.recipe.section import Domain, Name, Section, Seed, Share
+from fusion.recipe.section import Domain, Name, Section, Share
 
 
 class Margin(Section):
@@ -154,9 +154,7 @@ class Selection(Section):
     drop_same_text: bool = Field(
         True, description="Drop pairs whose texts differ in outer white space alone."
     )
-    seed: Seed = Field(
-        42, description="Which prompts go to sft, and what pair_source random takes."
-    )
+    seed: int = Field(42, description="Which prompts go to sft, and what pair_source random takes.")
 
     @model_validator(mode="after")
     def _some_source_may_form_pairs(self) -> "Selection":

@@ -104,7 +104,7 @@ class Source(Section):
         "(or messages) as the data set maps it, or id, the data set's own.",
     )
     turn_marker: str | None = Field(
-        None, description="With fields.prompt: the data set's own, if it has one."
+        None, min_length=1, description="With fields.prompt: the data set's own, if it has one."
     )
     dataset: Name | None = Field(None, description="With fields.id: whose ids these are.")
     domains: tuple[Domain, ...] | None = Field(None, description="Domains asked; all by default.")

@@ -73,7 +73,7 @@ def test_unknown_key_deep_in_a_list_is_refused_with_its_place():
         ({"\u200b": 2}, "the recipe has no key '\\u200b'"),
         ({"storage": ""}, 'storage is ""; it should have at least 1 character'),
         ({"name": "store"}, "a recipe may not be named store"),
-        ({"selection": {"seed": 2**63}}, "selection.seed is 9223372036854775808; it should"),
+        ({"sft": {"seed": 2**63}}, "sft.seed is 9223372036854775808; it should"),
         ({"sft": {"seed": -1}}, "sft.seed is -1; it should be greater than or equal to 0"),
         ({"selection": {"pairs_from": []}}, "selection: pairs_from names no source"),
         ({"datasets": [SMALL["datasets"][0] | {"samples": 2**63}]}, "datasets.d.samples is"),
@@ -85,10 +85,24 @@ def test_unknown_key_deep_in_a_list_is_refused_with_its_place():
             {"datasets": [SMALL["datasets"][0] | {"turn_marker": ""}]},
             'datasets.d.turn_marker is ""; it should have at least 1 character',
         ),
+        (
+            {"sources": [SMALL["sources"][0] | {"turn_marker": ""}]},
+            'sources.one.turn_marker is ""; it should have at least 1 character',
+        ),
+        (
+            {"reward": {"model": "org/reward", "revision": "abc", "turn_marker": ""}},
+            'reward.turn_marker is ""; it should have at least 1 character',
+        ),
     ],
 )
 def test_a_value_of_the_wrong_kind_is_refused_in_the_words_of_a_recipe(changes, sentence):
     assert sentence in _refusal({**SMALL, **changes})
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_the_seed_of_selection_is_any_whole_number(seed):
+    recipe = parse_recipe({**SMALL, "selection": {"seed": seed}})
+    assert recipe.selection.seed == seed
 
 
 @pytest.mark.parametrize(
