@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from fusion.errors import BadInputError
+from fusion.paths import expand_home
 
 QUIET = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -85,7 +86,7 @@ def ray_token() -> str | None:
     path = os.environ.get("RAY_AUTH_TOKEN_PATH")
     if path is None and os.environ.get("RAY_AUTH_MODE") == "token":
         path = "~/.ray/auth_token"
-    file = Path(path).expanduser() if path else None
+    file = Path(expand_home(path)) if path else None
     return file.read_text(encoding="utf-8").strip() if file and file.is_file() else None
 
 

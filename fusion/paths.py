@@ -1,8 +1,13 @@
-"""Paths as a person writes them."""
+"""Paths and texts as a person writes them."""
 
 import os
 
 from fusion.errors import BadInputError
+
+
+def is_storable(text: str) -> bool:
+    """Whether a path and a file can hold it: it has no NUL and no half of a surrogate pair."""
+    return not any(character == "\0" or "\ud800" <= character <= "\udfff" for character in text)
 
 
 def expand_home(text: str) -> str:

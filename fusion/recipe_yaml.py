@@ -6,6 +6,7 @@ from typing import Any
 import yaml
 
 from fusion.errors import BadInputError, one_line
+from fusion.paths import is_storable
 
 _MERGE = "tag:yaml.org,2002:merge"
 
@@ -53,8 +54,7 @@ def _children(node: yaml.Node) -> Iterator[yaml.Node]:
 
 
 def _check_text(node: yaml.ScalarNode, origin: str) -> None:
-    """A file name may hold no NUL, and no file half of a surrogate pair."""
-    if "\0" in node.value or any("\ud800" <= character <= "\udfff" for character in node.value):
+    if not is_storable(node.value):
         raise _mistake(
             node, origin, f"{node.value!a:.60} has a NUL or half a character in it; take it out."
         )

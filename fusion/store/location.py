@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from fusion.errors import BadInputError
-from fusion.paths import expand_home
+from fusion.paths import expand_home, is_storable
 from fusion.store.faults import patiently, write_failure
 
 Options = tuple[tuple[str, str], ...]
@@ -62,10 +62,10 @@ class Location:
                 the path a character that no path has, or a home that nobody has.
         """
         text = os.fspath(place)
-        if "\0" in text:
-            raise BadInputError(f"{text!r} holds a NUL character; give a path without it.")
-        if any("\ud800" <= character <= "\udfff" for character in text):
-            raise BadInputError(f"{text!a} is not valid Unicode; give a path that is.")
+        if not is_storable(text):
+            raise BadInputError(
+                f"{text!a} has a NUL or half a character in it; give a path without it."
+            )
         if "://" not in text:
             return cls("file", os.path.abspath(expand_home(text)))
         if text.startswith("s3://"):

@@ -161,5 +161,8 @@ def test_a_token_is_taken_from_the_variable_or_the_file_that_it_names(monkeypatc
     (tmp_path / "token").write_text("from-file\n")
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
     assert ray_token() == "from-file"
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "~nobody-here/token")
+    with pytest.raises(BadInputError, match="no such user"):
+        ray_token()
     monkeypatch.setenv("RAY_AUTH_TOKEN", "from-variable")
     assert ray_token() == "from-variable"

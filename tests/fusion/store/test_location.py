@@ -111,7 +111,8 @@ def test_relative_path_does_not_depend_on_a_later_working_directory(
     [
         ("gs://bucket/runs", "unknown scheme"),
         ("~nobody-here/runs", "no such user"),
-        ("runs-\udcff", "not valid Unicode"),
+        ("runs-\udcff", "half a character"),
+        ("runs\0", "NUL"),
         ("s3:///runs", "not a usable S3 URI"),
         ("s3://bucket/runs?endpoint=http://here", "endpoint_override"),
         ("s3://key:secret@bucket/runs", "AWS_ACCESS_KEY_ID"),
