@@ -6,7 +6,7 @@ from dataclasses import asdict
 import polars as pl
 
 from fusion.errors import BadInputError
-from fusion.ingest import DatasetCounts, Drop, Ingested, ingest_datasets, ingest_key
+from fusion.ingest import DatasetCounts, Ingested, ingest_datasets, ingest_key
 from fusion.run import Run
 from fusion.store import Counts, Manifest, Table, add_counts, is_current
 from jobs.stage import StageClock, write_manifest
@@ -42,16 +42,6 @@ def run_ingest(run: Run) -> Manifest:
 def load_prompts(run: Run) -> pl.DataFrame:
     """The prompts of a run, in ascending order of prompt_id."""
     return pl.DataFrame(prompts_table(run).read())
-
-
-def load_drops(run: Run) -> list[Drop]:
-    """What rules left out of the run's prompts; none where another run ingested them."""
-    done = Manifest.read(run.manifest(STAGE))
-    is_ours = done is not None and is_current(done, {"datasets": ingest_key(run.recipe)})
-    if not (is_ours and run.ingest_log.exists()):
-        return []
-    lines = run.ingest_log.read_text().split("\n")  # a text may hold what splitlines splits at
-    return [Drop(**json.loads(line)) for line in lines if line]
 
 
 def prompts_table(run: Run) -> Table:

@@ -20,7 +20,7 @@ from jobs.answering import Answering
 from jobs.checking import check_sandbox, uses_code
 from jobs.dpo import run_dpo
 from jobs.evaluate import run_evaluate
-from jobs.ingest import load_drops, load_prompts, run_ingest
+from jobs.ingest import load_prompts, run_ingest
 from jobs.models import run_askings, source_keys
 from jobs.plan import check_models, check_workers
 from jobs.progress import Progress
@@ -184,15 +184,15 @@ def _local_models(recipe: Recipe) -> list[str]:
 
 def _import_answers(run: Run, prompts: pl.DataFrame) -> list[DatasetCounts]:
     """Commit the answers of imported sources, each under the key of its file."""
-    keys, drops = source_keys(run, "train"), load_drops(run)
-    limit = run.recipe.malformed_limit
+    keys = source_keys(run, "train")
     counts = []
     for source in run.recipe.sources:
         if source.kind != "imported":
             continue
-        key = keys[source.name]
-        table = run.shared("responses").partition(key)
-        made = import_answers(source, key, prompts, drops, malformed_limit=limit)
+        table = run.shared("responses").partition(keys[source.name])
+        made = import_answers(
+            source, keys[source.name], prompts, malformed_limit=run.recipe.malformed_limit
+        )
         if len(table.missing(made.responses["response_id"])):
             table.append(made.responses)
         quarantine = run.quarantine("sample")

@@ -2,7 +2,7 @@
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,6 @@ import pyarrow as pa
 from fusion.errors import BadInputError
 from fusion.identity import prompt_id, response_id
 from fusion.ingest.fields import PathWatch, checked_text, parse_field, paths_of, text_of
-from fusion.ingest.matches import Drop
 from fusion.ingest.prompts import read_messages
 from fusion.ingest.reading import DataPath, Read, read_rows
 from fusion.ingest.rows import (
@@ -25,8 +24,6 @@ from fusion.ingest.rows import (
 )
 from fusion.recipe import Source
 from fusion.records import RESPONSES
-
-_NO_PROMPT = frozenset({""})
 
 
 @dataclass(frozen=True)
@@ -47,16 +44,18 @@ class Answer:
 
 
 class AnswerMapping:
-    """How the rows of a source's file become answers to `prompts`, and to those equal to them.
+    """How the rows of a source's file become answers to `prompts`.
 
     Raises:
         BadInputError: a field of the source is neither a path nor a template.
     """
 
-    def __init__(self, source: Source, prompts: pl.DataFrame, drops: Iterable[Drop] = ()) -> None:
+    def __init__(self, source: Source, prompts: pl.DataFrame) -> None:
         self.source = source
         self.fields = {name: parse_field(text) for name, text in source.fields.items()}
-        self._by_origin = _prompts_by_origin(prompts, drops)
+        self._by_origin: dict[str, set[str]] = defaultdict(set)
+        for origin, prompt in prompts.select("origin", "prompt_id").iter_rows():
+            self._by_origin[origin].add(prompt)
 
     def watch(self) -> PathWatch:
         """A watch over every path that the mapping reads."""
@@ -76,47 +75,28 @@ class AnswerMapping:
         if "id" not in self.fields:
             return prompt_id(read_messages(self.fields, row, self.source.turn_marker))
         own_id = text_of(self.fields["id"].read(row.columns), "fields.id")
-        found = self._by_origin.get(f"{self.source.dataset}:{own_id}", _NO_PROMPT)
+        found = self._by_origin.get(f"{self.source.dataset}:{own_id}", {""})
         if len(found) > 1:
             detail = f"several prompts of the data set {self.source.dataset} have the id {own_id}"
             raise RowError("ambiguous_id", detail)
         return next(iter(found))
 
 
-def _prompts_by_origin(prompts: pl.DataFrame, drops: Iterable[Drop]) -> dict[str, frozenset[str]]:
-    """The prompts of each origin: of a duplicate the one that stays, of another drop none."""
-    stayed: dict[str, frozenset[str]] = defaultdict(frozenset)
-    for origin, prompt in prompts.select("origin", "prompt_id").iter_rows():
-        stayed[origin] |= {prompt}
-    found = dict(stayed)
-    for drop in drops:
-        if drop.dropped:
-            kept = stayed.get(drop.kept or "") if drop.rule == "duplicate" else None
-            found[drop.dropped] = found.get(drop.dropped, frozenset()) | (kept or _NO_PROMPT)
-    return found
-
-
 def import_answers(
-    source: Source,
-    source_key: str,
-    prompts: pl.DataFrame,
-    drops: Iterable[Drop] = (),
-    *,
-    malformed_limit: float,
+    source: Source, source_key: str, prompts: pl.DataFrame, *, malformed_limit: float
 ) -> ImportedAnswers:
     """The answers in the file of a source of kind imported, joined to `prompts` by identity.
 
     Several answers to one prompt are numbered in the order of the file. An answer is dropped by
     the rule `no_prompt` when none of `prompts` is its prompt, `not_asked` when the source is not
     asked prompts of that domain, `empty` when there is no text. `prompts` needs the columns
-    prompt_id, domain and origin; by `drops`, which ingest made, an answer to a duplicate's id
-    finds the prompt that stayed.
+    prompt_id, domain and origin.
 
     Raises:
         BadInputError: the file cannot be read, has no rows, or has more malformed rows than
             `malformed_limit` allows; or no row has a mapped field.
     """
-    mapping = AnswerMapping(source, prompts, drops)
+    mapping = AnswerMapping(source, prompts)
     domains = dict(zip(prompts["prompt_id"], prompts["domain"], strict=True))
     responses: list[dict[str, Any]] = []
     malformed: list[Malformed] = []

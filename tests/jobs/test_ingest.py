@@ -13,7 +13,7 @@ from fusion.ingest import import_answers
 from fusion.recipe import Recipe
 from fusion.recipe_file import load_recipe
 from fusion.run import Run, source_key
-from jobs.ingest import load_drops, load_prompts, run_ingest
+from jobs.ingest import load_prompts, run_ingest
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("CRUCIBLE_DATA", ROOT.parent / "shared" / "data"))
@@ -74,19 +74,6 @@ def test_every_drop_has_a_line(tmp_path: Path) -> None:
     (line,) = map(json.loads, run.ingest_log.read_text().splitlines())
     assert (line["dataset"], line["row"], line["rule"]) == ("d", 3, "duplicate")
     assert (line["dropped"], line["kept"]) == ("d:3", "d:1")
-
-
-def test_drops_are_read_back_as_long_as_they_are_of_the_data_sets_as_they_are(
-    tmp_path: Path,
-) -> None:
-    write_rows(tmp_path, json.dumps({"q": "a\u2028b"}), json.dumps({"q": "A\u2028B"}))
-    run, other = small_run(tmp_path), small_run(tmp_path, name="other")
-    run_ingest(run)
-    (drop,) = load_drops(run)
-    assert (drop.rule, drop.dropped, drop.kept) == ("duplicate", "d:2", "d:1")
-    assert load_drops(other) == []
-    write_rows(tmp_path, '{"q": "a"}')
-    assert load_drops(run) == []
 
 
 def test_stage_done_for_the_same_files_is_skipped(tmp_path: Path) -> None:

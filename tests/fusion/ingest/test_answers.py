@@ -129,45 +129,6 @@ def test_answer_to_an_id_of_two_prompts_is_malformed(
     assert "have the id x" in answers.quarantined["detail"][0].as_py()
 
 
-def test_answer_to_a_duplicate_goes_to_the_prompt_that_stayed(
-    write_lines: WriteLines, make_recipe: MakeRecipe
-) -> None:
-    asked = [("a", "apple tree"), ("b", "Apple  tree"), ("c", "held out"), ("d", "river bank")]
-    path = write_lines("p.jsonl", [{"q": text, "id": own_id} for own_id, text in asked])
-    held_out = write_lines("t.jsonl", [{"q": "held out"}])
-    recipe = make_recipe(
-        {"name": "d", "path": path, "fields": {"prompt": "q", "id": "id"}},
-        {"name": "t", "path": held_out, "split": "test"},
-    )
-    ingested = ingest_datasets(recipe)
-    prompts = pl.DataFrame(ingested.prompts)
-    rows = [{"of": own_id, "out": f"to {own_id}"} for own_id, _ in asked]
-    source = imported(write_lines("a.jsonl", rows), fields={"id": "of", "text": "out"}, dataset="d")
-    answers = import_answers(source, KEY, prompts, ingested.drops, malformed_limit=0)
-    origins = dict(prompts.select("prompt_id", "origin").iter_rows())
-    found = [(row["text"], origins[row["prompt_id"]]) for row in answers.responses.to_pylist()]
-    assert found == [("to a", "d:a"), ("to b", "d:a"), ("to d", "d:d")]
-    assert answers.counts.dropped == {"no_prompt": 1}
-
-
-def test_answer_to_an_id_of_a_prompt_and_of_one_left_out_is_malformed(
-    write_lines: WriteLines, make_recipe: MakeRecipe
-) -> None:
-    asked = [{"q": "held out", "id": "x"}, {"q": "river", "id": "x"}, {"q": "stone", "id": "y"}]
-    path = write_lines("p.jsonl", asked)
-    held_out = write_lines("t.jsonl", [{"q": "held out"}])
-    recipe = make_recipe(
-        {"name": "d", "path": path, "fields": {"prompt": "q", "id": "id"}},
-        {"name": "t", "path": held_out, "split": "test"},
-    )
-    ingested = ingest_datasets(recipe)
-    rows = [{"of": "x", "out": "to which?"}, {"of": "y", "out": "to stone"}]
-    source = imported(write_lines("a.jsonl", rows), fields={"id": "of", "text": "out"}, dataset="d")
-    prompts = pl.DataFrame(ingested.prompts)
-    answers = import_answers(source, KEY, prompts, ingested.drops, malformed_limit=0.5)
-    assert answers.counts.quarantined == {"ambiguous_id": 1}
-
-
 def test_answers_to_no_prompt_at_all_are_refused(
     write_lines: WriteLines, prompts: pl.DataFrame
 ) -> None:
