@@ -101,11 +101,12 @@ def write_folder(
         for path, content in publication.files.items()
     }
     names = {_name(path) for path in files}
-    kept = _kept(folder, names, str(facts["run"])) if MARK in existing else {}
+    others = {path for path in existing if path != MARK and _name(path) not in names}
+    kept = _kept(folder, others, facts) if MARK in existing else {}
     (folder / MARK).write_bytes(mark(files, facts, kept))
     for path, content in files.items():
         (folder / path).write_bytes(read(content))
-    for path in stale_parts((path for path in existing if _name(path) in names), files):
+    for path in stale_parts(set(existing) - others, files):
         (folder / path).delete()
 
 
@@ -114,18 +115,18 @@ def _name(path: str) -> str:
     return path.split("/", maxsplit=1)[0]
 
 
-def _kept(folder: Location, names: set[str], run: str) -> dict[str, str]:
-    """The hashes of what was published to a folder before under other names."""
+def _kept(folder: Location, others: set[str], facts: Mapping[str, Any]) -> dict[str, str]:
+    """The hashes of what was published before of the same run and recipe and stays."""
     try:
         earlier = json.loads((folder / MARK).read_bytes())
-        kept = {path: sha for path, sha in earlier["files"].items() if _name(path) not in names}
-        other = earlier["run"]
+        kept = {path: sha for path, sha in earlier["files"].items() if path in others}
+        is_same = all(earlier[fact] == facts[fact] for fact in ("run", "recipe"))
     except (ValueError, KeyError, TypeError, AttributeError):
         raise BadInputError(f"{folder / MARK} is damaged; publish to a new folder.") from None
-    if kept and other != run:
+    if kept and not is_same:
         raise BadInputError(
-            f"{folder} holds {', '.join(sorted({_name(path) for path in kept}))} of run {other}; "
-            f"give a new folder, or publish all of {run}."
+            f"{folder} holds {', '.join(sorted({_name(path) for path in kept}))} of another run or "
+            "recipe; give a new folder, or publish all."
         )
     return kept
 

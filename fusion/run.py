@@ -15,17 +15,25 @@ from fusion.recipe import Engine, Recipe, Sampling, Source
 from fusion.records import TABLES
 from fusion.store import Location, Table
 
-# Options of vLLM that touch its speed, memory, loading or logging alone; others may change answers.
+# Options of vLLM that touch its speed, memory, loading, place or logging alone; others may change
+# answers.
 _NOT_ANSWERS = {
-    "async_scheduling", "max_num_batched_tokens", "scheduling_policy",
+    "async_scheduling", "max_num_batched_tokens", "scheduling_policy", "enable_chunked_prefill",
     "enable_prefix_caching", "prefix_caching_hash_algo", "block_size", "num_gpu_blocks_override",
-    "cpu_offload_gb", "offload_backend",
+    "cpu_offload_gb", "cpu_offload_params", "offload_backend", "offload_params",
+    "offload_group_size", "offload_num_in_group", "offload_prefetch_step", "kv_offloading_size",
+    "kv_offloading_backend", "max_num_queued_reqs", "max_num_queued_tokens",
     "compilation_config", "cudagraph_capture_sizes", "max_cudagraph_capture_size",
     "data_parallel_size", "decode_context_parallel_size", "prefill_context_parallel_size",
     "distributed_executor_backend", "disable_custom_all_reduce", "enable_expert_parallel",
+    "master_addr", "master_port", "nnodes", "node_rank", "numa_bind", "numa_bind_cpus",
+    "numa_bind_nodes", "device_ids",
     "download_dir", "hf_token", "max_parallel_loading_workers", "safetensors_load_strategy",
-    "use_tqdm_on_load", "aggregate_engine_logging", "disable_log_stats", "enable_log_requests",
-    "otlp_traces_endpoint", "collect_detailed_traces",
+    "trust_remote_code", "use_tqdm_on_load", "enable_sleep_mode", "stream_interval",
+    "shutdown_timeout", "aggregate_engine_logging", "disable_log_stats", "enable_log_requests",
+    "otlp_traces_endpoint", "collect_detailed_traces", "cudagraph_metrics", "kv_cache_metrics",
+    "kv_cache_metrics_sample", "enable_mfu_metrics", "enable_logging_iteration_details",
+    "show_hidden_metrics_for_version", "per_request_spec_decode_metrics",
 }  # fmt: skip
 
 STAGES = ("ingest", "sample", "score", "select", "sft", "reference", "dpo", "evaluate", "report")

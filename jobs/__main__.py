@@ -45,6 +45,8 @@ class Guarded(TyperGroup):
         except CrucibleError as error:
             errors.print("[red]failed:[/red]", escape(_sentence(error)), highlight=False)
             raise typer.Exit(FAILED) from None
+        except BrokenPipeError:  # whoever read the output has enough of it
+            raise
         except OSError as error:
             errors.print("[red]failed:[/red]", escape(_of_the_machine(error)), highlight=False)
             raise typer.Exit(FAILED) from None

@@ -16,10 +16,10 @@ from fusion.chat import load_tokenizer
 from fusion.entries import Entries
 from fusion.errors import BadInputError
 from fusion.identity import content_hash, model_fingerprint
-from fusion.recipe import Training
+from fusion.recipe import Recipe, Training
 from fusion.run import Run
 from fusion.selection import Choice, Room, Selected, choose, describe, fill, longest_row
-from fusion.store import Counts, Manifest, Table, fingerprint_rows, is_current
+from fusion.store import Counts, Manifest, Table, fingerprint_rows
 from fusion.wanted import scores_in_force
 from jobs.stage import StageClock, write_manifest
 
@@ -84,31 +84,31 @@ def select_inputs(
 
     And with `drop_too_long` the target, by whose tokens lengths are counted.
     """
-    tables = _store_tables(run, source_keys, scorer_keys)
-    stored = {name: table.fingerprint() for name, table in tables.items()}
-    return _recipe_inputs(run, prompts) | stored
+    recipe = run.recipe
+    inputs = {
+        "rules": _rules(recipe),
+        "prompts": fingerprint_rows(prompts.filter(pl.col("split") == "train").to_arrow()),
+    }
+    if recipe.selection.drop_too_long:
+        target = model_fingerprint(recipe.target.model, recipe.target.revision)
+        inputs["target"] = content_hash([target, longest_row(recipe)])
+    for table, keys in (("responses", source_keys.values()), ("scores", scorer_keys)):
+        for key in keys:
+            inputs[f"{table}/{key}"] = run.shared(table).partition(key).fingerprint()
+    return inputs
 
 
-def is_current_selection(
-    run: Run,
-    prompts: pl.DataFrame,
-    source_keys: Mapping[str, str],
-    scorer_keys: Sequence[str],
-) -> bool:
-    """Whether the run's data set is what its recipe asks for, and of all that the run has made.
+def is_current_selection(run: Run) -> bool:
+    """Whether the run's data set was made by the recipe's rules, after all else that the run made.
 
-    The arguments are those of `run_select`. The store's tables are compared by their keys alone:
-    evaluate and other recipes add rows to them that this selection does not read. What this run
-    added itself shows in manifests that are later than select's.
+    What it was made of is not looked at again: what the run made later has a later manifest, and
+    rows stay what they are where a verifier has another version by now or a model is away.
     """
     done = Manifest.read(run.manifest(STAGE))
-    if done is None:
+    if done is None or done.inputs.get("rules") != _rules(run.recipe):
         return False
-    tables = _store_tables(run, source_keys, scorer_keys)
-    stored = {name: done.inputs.get(name, "") for name in tables}
     before = (Manifest.read(run.manifest(stage)) for stage in ("ingest", "sample", "score"))
-    is_last = all(m is None or m.finished_at <= done.finished_at for m in before)
-    return is_last and is_current(done, _recipe_inputs(run, prompts) | stored)
+    return all(m is None or m.finished_at <= done.finished_at for m in before)
 
 
 def check_selected(run: Run, training: Training) -> None:
@@ -124,24 +124,9 @@ def check_selected(run: Run, training: Training) -> None:
         )
 
 
-def _recipe_inputs(run: Run, prompts: pl.DataFrame) -> dict[str, str]:
-    recipe = run.recipe
-    order = {"sources": True, "datasets": True, "selection": True, "reward": True}
-    inputs = {
-        "rules": content_hash(recipe.model_dump(mode="json", include=order)),
-        "prompts": fingerprint_rows(prompts.filter(pl.col("split") == "train").to_arrow()),
-    }
-    if recipe.selection.drop_too_long:
-        target = model_fingerprint(recipe.target.model, recipe.target.revision)
-        inputs["target"] = content_hash([target, longest_row(recipe)])
-    return inputs
-
-
-def _store_tables(
-    run: Run, source_keys: Mapping[str, str], scorer_keys: Sequence[str]
-) -> dict[str, Table]:
-    keys = {"responses": source_keys.values(), "scores": scorer_keys}
-    return {f"{name}/{key}": run.shared(name).partition(key) for name in keys for key in keys[name]}
+def _rules(recipe: Recipe) -> str:
+    order = {"sources", "datasets", "selection", "reward", "scorers"}
+    return content_hash(recipe.model_dump(mode="json", include=order))
 
 
 def count_prompts(selected: Selected) -> Counts:

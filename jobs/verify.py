@@ -56,12 +56,13 @@ def verify_file(file: Path, out: Path) -> str:
 def _opened(out: Path) -> Iterator[TextIO]:
     """A file beside `out` that takes its place at the end.
 
-    What is no plain file is written straight, and so are a link and standard output itself,
-    whose place in a file the summary then follows.
+    What is no plain file is written straight, and so are a link, a file in a folder where no other
+    may be made, and standard output itself, whose place in a file the summary then follows.
     """
     with _writing(out):
         is_stdout = out.exists() and os.path.samestat(out.stat(), os.fstat(1))
-        is_straight = is_stdout or out.is_symlink() or (out.exists() and not out.is_file())
+        is_replaceable = not out.exists() or (out.is_file() and os.access(out.parent, os.W_OK))
+        is_straight = is_stdout or out.is_symlink() or not is_replaceable
         target = out if is_straight else out.with_name(f".{out.name}.{uuid4().hex}.tmp")
         sink = (
             os.fdopen(os.dup(1), "w", encoding="utf-8")

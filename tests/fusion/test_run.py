@@ -41,7 +41,7 @@ def test_values_of_options_that_pass_through_are_in_the_key():
     "option",
     [
         {"max_num_seqs": 8, "gpu_memory_utilization": 0.5, "tensor_parallel_size": 4},
-        {"max_num_batched_tokens": 4096, "enable_prefix_caching": False},
+        {"max_num_batched_tokens": 4096, "enable_chunked_prefill": False},
         {"cpu_offload_gb": 4, "download_dir": "/models", "enable_log_requests": True},
         {"tokenizer": None},
     ],

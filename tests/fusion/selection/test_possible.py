@@ -41,7 +41,6 @@ def _policy(**keys):
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
-        ({"split": "test"}, "every data set has split: test"),
         ({"sources": [SOURCE | {"domains": []}]}, "no source is asked"),
         ({"sources": [SOURCE | {"samples": {"instruction": 0}}]}, "no source is asked"),
         ({"samples": 1}, "a pair needs 2 answers .* same_source, and at most 1 are asked for"),
@@ -65,6 +64,7 @@ def test_no_row_is_possible(keys, said):
     "keys",
     [
         {},
+        {"split": "test"},
         {"domains": _policy(sft_share=0)},
         {"domains": _policy(sft_share=1)},
         {"domains": _policy(pairs=False), "samples": 1},
